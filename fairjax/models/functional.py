@@ -1,0 +1,45 @@
+"""Networks as pure functions: an NNX definition turned into `apply(params, ...)` over a nested dict of arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+Params = dict[Any, Any]
+"""A nested dict of arrays whose path, joined by dots, is the PyTorch name of the tensor."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A network definition without its parameters.
+
+    `abstract` is the parameter tree as `jax.ShapeDtypeStruct`s, batch statistics included: building it
+    allocates nothing, whatever the size of the model.
+    """
+
+    make: Callable[[nnx.Rngs], nnx.Module]
+    graphdef: nnx.GraphDef
+    abstract: Params
+
+    def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
+        """Calls the network (or another of its methods) with `params`; differentiable in every array."""
+        return getattr(nnx.merge(self.graphdef, params), method)(*args, **kwargs)
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws fresh parameters."""
+        return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self.make(nnx.Rngs(key)))))(key)
+
+
+def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+    """Splits the module that `make(rngs)` builds into a static definition and an abstract parameter tree."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    return Network(make, graphdef, nnx.to_pure_dict(state))
+
+
+def num_params(tree: Params) -> int:
+    """How many numbers a (possibly abstract) parameter tree holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,110 @@
+"""Layers that the UNet and the autoencoder share. Images are NHWC; names follow diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Dtype = jnp.dtype | None
+"""The dtype of the computation; parameters are float32, statistics and softmax always are."""
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+def conv(inputs: int, outputs: int, kernel: int, *, rngs: nnx.Rngs, dtype: Dtype = None, stride: int = 1, padding=None):
+    """A convolution padded as PyTorch's `padding=kernel // 2`, unless `padding` says otherwise."""
+    if padding is None:
+        padding = ((kernel // 2, kernel // 2),) * 2
+    return nnx.Conv(inputs, outputs, (kernel, kernel), stride, padding=padding, dtype=dtype, rngs=rngs)
+
+
+def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None) -> nnx.GroupNorm:
+    """Group normalisation with PyTorch's two-pass variance."""
+    return nnx.GroupNorm(channels, groups, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class Identity(nnx.Module):
+    """Holds the place of a dropout, so that the layers after it keep their PyTorch index."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+class ResnetBlock2D(nnx.Module):
+    """diffusers' `ResnetBlock2D`: two normalised convolutions, a time embedding between them, and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, *, groups: int, epsilon: float, activation: str, rngs: nnx.Rngs,
+                 time_channels: int | None = None, output_scale: float = 1.0, dtype: Dtype = None):  # fmt: skip
+        self.activation, self.output_scale = activation, output_scale
+        self.norm1 = group_norm(inputs, groups, epsilon, rngs=rngs, dtype=dtype)
+        self.conv1 = conv(inputs, outputs, 3, rngs=rngs, dtype=dtype)
+        if time_channels is not None:
+            self.time_emb_proj = nnx.Linear(time_channels, outputs, dtype=dtype, rngs=rngs)
+        self.norm2 = group_norm(outputs, groups, epsilon, rngs=rngs, dtype=dtype)
+        self.conv2 = conv(outputs, outputs, 3, rngs=rngs, dtype=dtype)
+        if inputs != outputs:
+            self.conv_shortcut = conv(inputs, outputs, 1, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None) -> jax.Array:
+        activation = ACTIVATIONS[self.activation]
+        h = self.conv1(activation(self.norm1(x)))
+        if time_embedding is not None:
+            h = h + self.time_emb_proj(activation(time_embedding))[:, None, None, :]
+        h = self.conv2(activation(self.norm2(h)))
+        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        return (shortcut + h) / self.output_scale
+
+
+class Downsample2D(nnx.Module):
+    """Halves the image by a strided convolution; `padding = 0` pads right and bottom only, as diffusers does."""
+
+    def __init__(self, channels: int, padding: int, *, rngs: nnx.Rngs, dtype: Dtype = None):
+        pads = ((0, 1), (0, 1)) if padding == 0 else ((padding, padding),) * 2
+        self.conv = conv(channels, channels, 3, rngs=rngs, dtype=dtype, stride=2, padding=pads)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Enlarges the image to `size` (twice its own by default) by nearest neighbour, then convolves."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype = None):
+        self.conv = conv(channels, channels, 3, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        for axis, target in zip((1, 2), size or (2 * x.shape[1], 2 * x.shape[2]), strict=True):
+            if target == 2 * x.shape[axis]:
+                x = jnp.repeat(x, 2, axis)
+            else:  # an odd size was halved on the way down
+                x = jnp.take(x, jnp.arange(target) * x.shape[axis] // target, axis)
+        return self.conv(x)
+
+
+class Attention(nnx.Module):
+    """diffusers' `Attention`: queries from `x`, keys and values from `context` (or `x` itself)."""
+
+    def __init__(self, channels: int, heads: int, *, context_channels: int | None = None, bias: bool = False,
+                 rngs: nnx.Rngs, dtype: Dtype = None):  # fmt: skip
+        self.heads = heads
+        context_channels = context_channels or channels
+        self.to_q = nnx.Linear(channels, channels, use_bias=bias, dtype=dtype, rngs=rngs)
+        self.to_k = nnx.Linear(context_channels, channels, use_bias=bias, dtype=dtype, rngs=rngs)
+        self.to_v = nnx.Linear(context_channels, channels, use_bias=bias, dtype=dtype, rngs=rngs)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)])
+
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        context = x if context is None else context
+        q, k, v = (
+            h.reshape(*h.shape[:-1], self.heads, -1) for h in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        return self.to_out[0](jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
