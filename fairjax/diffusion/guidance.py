@@ -1,0 +1,39 @@
+"""Classifier-free guidance (Ho and Salimans, 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Denoise = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
+"""(params, latents [b, h, w, c], timesteps [b], context: a pytree of arrays [b, ...]) -> network output [b, h, w, c]."""
+
+
+class Conditioning(NamedTuple):
+    """What a guided network is given: two contexts of the same structure, every leaf [b, ...]."""
+
+    unconditional: Any
+    conditional: Any
+
+
+def guided(denoise: Denoise, scale: float) -> Denoise:
+    """The network output u + scale (c - u), where u is the one without and c the one with the prompt.
+
+    Both come from one call on a batch of 2 b, unconditional half first, as in diffusers. A scale of at most 1 means
+    no guidance: the unconditional half is not computed. The context of the result is a `Conditioning`.
+    """
+    if scale <= 1:
+        return lambda params, latents, timesteps, context: denoise(
+            params, latents, timesteps, context.conditional
+        )
+
+    def call(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> jax.Array:
+        both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), *context)
+        output = denoise(params, jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), both)
+        unconditional, conditional = jnp.split(output, 2)
+        return unconditional + scale * (conditional - unconditional)
+
+    return call
