@@ -1,0 +1,284 @@
+"""Adapters as files that diffusers reads, and the formats in which others wrote theirs.
+
+LoRA is written as diffusers' `save_lora_weights` does (`unet.<module>.lora_A.weight`, with rank and alpha in the
+file's metadata) and read in that format, in diffusers' two older ones, and as peft writes it. A soft prompt is a
+textual inversion of several vectors under one token: `load_textual_inversion`, then "<fair> a photo of ...".
+
+    down [in, rank] <-> lora_A.weight [rank, in]          up [rank, out] <-> lora_B.weight [out, rank]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fairjax.adapters import lora
+from fairjax.adapters.soft_prompt import SoftPrompt
+from fairjax.models.functional import Params
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+EMBEDDINGS_FILE = "learned_embeds.safetensors"
+SOFT_TOKEN = "<fair>"
+_PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_METADATA = "lora_adapter_metadata"  # diffusers' key in the header of a safetensors file
+_TEXT_MODEL = (
+    "text_model."  # in every published file; newer transformers have dropped it from the module names
+)
+_MOST_LISTED = 4
+
+
+class Lora(NamedTuple):
+    """An adapter and the factor of its change: `lora.merge(params, *lora)`."""
+
+    adapter: lora.Adapter
+    scale: float  # alpha / rank
+
+
+# How each format names the factors of a module; the first group is the module.
+_FORMATS = (
+    (r"(.+)\.lora_(?P<factor>A|B)(?:\.[^.]+)?\.weight", r"\1"),  # peft, and diffusers since 0.22
+    (r"(.+)\.lora(?:_linear_layer)?\.(?P<factor>down|up)\.weight", r"\1"),  # diffusers until then
+    (
+        r"(.+self_attn)\.to_(q|k|v|out)_lora\.(?P<factor>down|up)\.weight",
+        r"\1.\2_proj",
+    ),  # its first text encoders
+    (r"(.+)\.to_out_lora\.(?P<factor>down|up)\.weight", r"\1.to_out.0"),  # its attention processors
+    (r"(.+)\.to_(q|k|v)_lora\.(?P<factor>down|up)\.weight", r"\1.to_\2"),
+    (r"(.+?)(?:\.lora|\.lora_linear_layer)?\.(?P<factor>alpha)", r"\1"),
+)
+_FACTORS = {"A": "down", "B": "up"}
+
+
+def save_lora(path: str | Path, networks: Mapping[str, Params], loras: Mapping[str, Lora]) -> None:
+    """Writes adapters as one file for `StableDiffusionPipeline.load_lora_weights`.
+
+    Args:
+        networks: by component (`text_encoder`, `unet`), the parameter tree that it adapts; abstract will do.
+        loras: by component, what to write.
+    """
+    tensors, metadata = {}, {}
+    for component, (adapter, scale) in loras.items():
+        lora.check(networks[component], adapter)
+        kernels = lora.kernels(networks[component])
+        for module, factors in adapter.items():
+            name = f"{component}.{_published(component, module)}"
+            window = (1,) * (len(kernels[module].shape) - 2)  # of a convolution
+            tensors[f"{name}.lora_A.weight"] = _to_torch(factors["down"], window)
+            tensors[f"{name}.lora_B.weight"] = _to_torch(factors["up"], window)
+        metadata |= {f"{component}.{key}": value for key, value in _peft_config(adapter, scale).items()}
+    save_file(tensors, path, metadata={"format": "pt", _METADATA: json.dumps(metadata, sort_keys=True)})
+
+
+def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lora]:
+    """Reads a LoRA file, or a folder that diffusers or peft wrote, as float32 adapters by component.
+
+    Args:
+        networks: by component, the parameter tree that the file may adapt; abstract will do.
+
+    Raises:
+        ValueError: in one line, listing what does not fit.
+        OSError: if there is no such file.
+    """
+    path = Path(path)
+    file, configs = path, {}
+    if path.is_dir():
+        file = next(
+            (path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE
+        )
+    tensors, metadata = _read(file)
+    if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
+        configs = {"": json.loads(config.read_text(encoding="utf-8"))}
+    elif _METADATA in metadata:
+        flat = json.loads(metadata[_METADATA])
+        configs = {
+            component: {
+                key.removeprefix(f"{component}."): flat[key]
+                for key in flat
+                if key.startswith(f"{component}.")
+            }
+            for component in networks
+        }
+    try:
+        return lora_from_torch(tensors, networks, configs)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def lora_from_torch(
+    tensors: Mapping[str, np.ndarray],
+    networks: Mapping[str, Params],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Lora]:
+    """Adapters from the tensors of any of the formats above; arguments and errors as for `load_lora`.
+
+    Args:
+        configs: by component (or "", for names without one), peft's `LoraConfig` as a dict, where there is one.
+    """
+    found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    problems, others = [], set()
+    for name, tensor in tensors.items():
+        if (parsed := _parse(name, networks)) is None:
+            problems.append(f"{name} is not of a known LoRA format")
+        elif parsed[0] not in networks:
+            others.add(parsed[0])
+        else:
+            component, module, factor = parsed
+            found.setdefault(component, {}).setdefault(module, {})[factor] = np.asarray(tensor, np.float32)
+    problems += [f"it adapts the {component} too, which is not wanted here" for component in sorted(others)]
+    for component, modules in found.items():
+        problems += _misfits(component, modules)
+    if not found and not problems:
+        problems.append("there are no LoRA weights in it")
+    if problems:
+        more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
+        raise ValueError("; ".join(problems[:_MOST_LISTED]) + more)
+
+    loras = {}
+    for component, modules in found.items():
+        loras[component] = _assemble(modules, configs.get(component) or configs.get("") or {})
+        try:
+            lora.check(networks[component], loras[component].adapter)
+        except ValueError as error:
+            raise ValueError(f"made for another {component}: {error}") from None
+    return loras
+
+
+def _parse(name: str, networks: Mapping[str, Params]) -> tuple[str, str, str] | None:
+    """(component, module path in its network, factor) of a tensor, or None if the name follows no known format."""
+    plain = name.removeprefix("base_model.model.").replace(".processor.", ".")
+    for pattern, module in _FORMATS:
+        if match := re.fullmatch(pattern, plain):
+            component, path = _component(match.expand(module), networks)
+            factor = match["factor"]
+            return component, path, _FACTORS.get(factor, factor)
+    return None
+
+
+def _component(path: str, networks: Mapping[str, Params]) -> tuple[str, str]:
+    """Splits the component off `path`; where none is written, it is the network that has such a layer."""
+    first, _, rest = path.partition(".")
+    if first in ("text_encoder", "unet") or first in networks:
+        return first, _ours(rest, networks.get(first, {}))
+    for component, params in networks.items():
+        if (module := _ours(path, params)) in lora.kernels(params):
+            return component, module
+    return next(iter(networks)), path
+
+
+def _ours(path: str, params: Params) -> str:
+    """`path` with or without `text_model.`, as the network has it."""
+    bare = path.removeprefix(_TEXT_MODEL)
+    return _TEXT_MODEL + bare if _TEXT_MODEL.removesuffix(".") in params else bare
+
+
+def _published(component: str, module: str) -> str:
+    return _TEXT_MODEL + module.removeprefix(_TEXT_MODEL) if component == "text_encoder" else module
+
+
+def _misfits(component: str, modules: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    problems = []
+    for module, factors in modules.items():
+        missing = [name for name in ("down", "up") if name not in factors]
+        if missing:
+            problems.append(f"{component}.{module} has no {missing[0]} factor")
+        elif factors["down"].shape[0] != factors["up"].shape[1]:
+            ranks = factors["down"].shape[0], factors["up"].shape[1]
+            problems.append(f"{component}.{module} has factors of rank {ranks[0]} and {ranks[1]}")
+        elif any(size != 1 for name in ("down", "up") for size in factors[name].shape[2:]):
+            problems.append(f"{component}.{module} is a convolution wider than 1x1")
+    return problems
+
+
+def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: Mapping[str, Any]) -> Lora:
+    """One adapter; where modules differ in alpha / rank, the factor goes into `up` and the common scale is 1."""
+    adapter = {
+        module: {name: _from_torch(factors[name]) for name in ("down", "up")}
+        for module, factors in modules.items()
+    }
+    scales = {module: _scale(module, factors, config) for module, factors in modules.items()}
+    if len(set(scales.values())) == 1:
+        return Lora(adapter, next(iter(scales.values())))
+    for module, scale in scales.items():
+        adapter[module]["up"] = adapter[module]["up"] * np.float32(scale)
+    return Lora(adapter, 1.0)
+
+
+def _scale(module: str, factors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> float:
+    """alpha / rank of a module: from its own tensor, else from the configuration, else 1."""
+    rank = factors["down"].shape[0]
+    alpha = config.get("lora_alpha", rank)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            alpha = value
+            break
+    if "alpha" in factors:
+        alpha = factors["alpha"].item()
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _peft_config(adapter: lora.Adapter, scale: float) -> dict[str, Any]:
+    """peft's `LoraConfig` of an adapter. Module names are without `text_model.`: peft matches their endings."""
+    ranks = {
+        module.removeprefix(_TEXT_MODEL): factors["down"].shape[1] for module, factors in adapter.items()
+    }
+    rank = lora.rank(adapter)
+    others = {re.escape(module): other for module, other in ranks.items() if other != rank}
+    return {
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "target_modules": sorted(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": {module: scale * other for module, other in others.items()},
+    }
+
+
+def _to_torch(factor: Any, window: tuple[int, ...]) -> np.ndarray:
+    transposed = np.asarray(factor).T
+    return np.ascontiguousarray(transposed.reshape(*transposed.shape, *window))
+
+
+def _from_torch(tensor: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(tensor.reshape(tensor.shape[:2]).T)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from None
+
+
+def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN) -> None:
+    """Writes soft tokens as one textual inversion of several vectors, for `load_textual_inversion`.
+
+    diffusers expands `token` in a prompt to all of them (`<fair> <fair>_1 <fair>_2 ...`).
+    """
+    save_file({token: np.ascontiguousarray(soft["embedding"])}, path, metadata={"format": "pt"})
+
+
+def load_soft_prompt(path: str | Path) -> tuple[str, SoftPrompt]:
+    """Reads a textual inversion: its token and its vectors, in float32.
+
+    Raises:
+        ValueError: in one line, if the file holds anything but one vector or one list of vectors.
+        OSError: if there is no such file.
+    """
+    path = Path(path)
+    tensors, _ = _read(path)
+    if len(tensors) != 1:
+        raise ValueError(f"{path}: a textual inversion holds one tensor; this file holds {len(tensors)}")
+    ((token, tensor),) = tensors.items()
+    if tensor.ndim not in (1, 2):
+        raise ValueError(f"{path}: {token} has shape {tensor.shape}, expected (tokens, width)")
+    return token, {"embedding": np.atleast_2d(np.asarray(tensor, np.float32))}

@@ -1,0 +1,146 @@
+"""What is wrong with a configuration, said to the person who wrote it: where, what was given, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pydantic
+
+_MOST_LISTED = 4
+
+_REQUIREMENTS = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a section of fields",
+    "model_attributes_type": "a section of fields",
+    "none_required": "null",
+    "finite_number": "finite",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+}
+
+
+class UserError(Exception):
+    """Something the user can put right, in one line."""
+
+
+def shown(value: Any) -> str:
+    """`value` as an error shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The complaint about a field that does not exist, with the name that was probably meant."""
+    known = list(known)
+    leaf = name.rpartition(".")[2]
+    elsewhere = [other for other in known if other.rpartition(".")[2] == leaf]
+    near = elsewhere or difflib.get_close_matches(name, known, n=1)
+    return f"unknown field {name}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel], data: Any) -> str:
+    """All that is wrong, in one line; `data` is what was validated."""
+    wrong: dict[str, list[str]] = {}  # requirements by complaint: the options of a union share theirs
+    for problem in error.errors(include_url=False):
+        where, requirement = _complaint(problem, schema, data)
+        requirements = wrong.setdefault(where, [])
+        if requirement and requirement not in requirements:
+            requirements.append(requirement)
+    lines = [where + (f": {_either(needs)}" if needs else "") for where, needs in wrong.items()]
+    more = f"; and {len(lines) - _MOST_LISTED} more" if len(lines) > _MOST_LISTED else ""
+    return "; ".join(lines[:_MOST_LISTED]) + more
+
+
+def _either(requirements: list[str]) -> str:
+    first, *others = requirements
+    return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+
+
+def _complaint(problem: Mapping[str, Any], schema: type[pydantic.BaseModel], data: Any) -> tuple[str, str]:
+    """What is wrong where, and what would be right."""
+    kind, location = problem["type"], _in_data(problem["loc"], data, problem["type"] == "missing")
+    dotted = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        siblings = [".".join(map(str, (*location[:-1], name))) for name in _fields_at(schema, location[:-1])]
+        return unknown(dotted, [*siblings, *_names(schema)]), ""
+    if kind == "missing":
+        return f"{dotted} is missing", ""
+    if kind == "value_error":  # a validator of ours, whose message is the requirement
+        reason = str(problem["ctx"]["error"])
+        about_section = isinstance(problem["input"], dict)
+        return (dotted or "configuration") + (
+            "" if about_section else f" = {shown(problem['input'])}"
+        ), reason
+    template = _REQUIREMENTS.get(kind)
+    if template is None:
+        return f"{dotted} = {shown(problem['input'])}", problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{dotted} = {shown(problem['input'])}", "must be " + template.format(**problem.get("ctx", {}))
+
+
+def _in_data(location: tuple[Any, ...], data: Any, missing: bool) -> tuple[Any, ...]:
+    """The location without the names that pydantic adds for the options of a union."""
+    kept = []
+    for index, part in enumerate(location):
+        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+            kept.append(part)
+        elif missing and index == len(location) - 1:
+            kept.append(part)
+    return tuple(kept)
+
+
+def _inside(annotation: Any, part: Any) -> Iterator[Any]:
+    """The annotations that `part` (a field, key or index) may have inside a value of type `annotation`."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        if part in annotation.model_fields:
+            yield annotation.model_fields[part].annotation
+        return
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin in (tuple, list):
+        yield arguments[min(part, len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0]
+    elif origin in (dict, Mapping):
+        yield arguments[1]
+    else:
+        for option in arguments:
+            yield from _inside(option, part)
+
+
+def _fields_at(schema: Any, location: tuple[Any, ...]) -> list[str]:
+    """The names of the fields of the sections that may stand at `location`."""
+    if location:
+        return [name for inner in _inside(schema, location[0]) for name in _fields_at(inner, location[1:])]
+    options = typing.get_args(schema) or (schema,)
+    sections = [
+        option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)
+    ]
+    return [name for section in sections for name in section.model_fields]
+
+
+def _names(schema: Any, path: str = "") -> list[str]:
+    """The dotted names of all fields of the sections of a schema."""
+    names = []
+    for name in _fields_at(schema, ()):
+        names.append(path + name)
+        for inner in _inside(schema, name):
+            names += _names(inner, f"{path}{name}.")
+    return names

@@ -1,0 +1,354 @@
+"""Adapter files: what we write diffusers loads, what peft and older diffusers wrote we load, outputs agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers import UNet2DConditionModel as TorchUNet
+from safetensors.numpy import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from fairjax.adapters import lora
+from fairjax.convert import adapters, rules
+from fairjax.models.functional import functional
+from fairjax.models.unet import UNet2DConditionModel, UNetConfig
+
+WIDTH, RANK = 8, 2
+UNET = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "cross_attention_dim": WIDTH,
+}
+TOKENS = torch.tensor([[0, 3, 4, 1]])
+
+
+def make_text_encoder():
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=40, hidden_size=WIDTH, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=8, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return CLIPTextModel(config).eval()
+
+
+def make_unet():
+    torch.manual_seed(1)
+    return TorchUNet(sample_size=8, **UNET).eval()
+
+
+def tree(module, prefix=""):
+    """A PyTorch module's linear layers and embeddings as our nested dict, under the names of published files."""
+    params = {}
+    for name, tensor in module.state_dict().items():
+        *path, leaf = (prefix + name).split(".")
+        node = params
+        for part in path:
+            node = node.setdefault(int(part) if part.isdigit() else part, {})
+        if leaf == "weight" and path[-1].endswith(("_proj", "fc1", "fc2")):
+            node["kernel"] = jnp.asarray(tensor.numpy().T)
+        else:
+            node["embedding" if "embedding" in name else leaf] = jnp.asarray(tensor.numpy())
+    return params
+
+
+def encode(params, prefix=""):
+    """The PyTorch text encoder's output with our parameters."""
+    module = make_text_encoder()
+    module.load_state_dict(
+        {name.removeprefix(prefix): torch.tensor(array) for name, array in rules.to_torch(params).items()}
+    )
+    with torch.no_grad():
+        return module(TOKENS).last_hidden_state.numpy()
+
+
+def filled(params, targets, seed):
+    """An adapter in which `up` is not zero."""
+    fresh = lora.init(params, RANK, jax.random.key(seed), targets)
+    return jax.tree.map(lambda leaf: leaf + 0.3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), fresh)
+
+
+@pytest.fixture(scope="module")
+def text_params():
+    return tree(make_text_encoder(), prefix="text_model.")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return functional(lambda rngs: UNet2DConditionModel(UNetConfig(**UNET), rngs=rngs))
+
+
+@pytest.fixture(scope="module")
+def networks(text_params, unet):
+    return {"text_encoder": text_params, "unet": unet.abstract}
+
+
+@pytest.fixture
+def loras(networks):
+    return {
+        "text_encoder": adapters.Lora(filled(networks["text_encoder"], lora.TEXT_ENCODER_TARGETS, 0), 1.5),
+        "unet": adapters.Lora(filled(networks["unet"], lora.UNET_TARGETS, 1), 0.5),
+    }
+
+
+def unet_inputs():
+    generator = torch.Generator().manual_seed(2)
+    return (
+        torch.randn(2, 4, 8, 8, generator=generator),
+        torch.tensor([3, 700]),
+        torch.randn(2, 5, WIDTH, generator=generator),
+    )
+
+
+def our_unet(unet, params):
+    latents, timesteps, context = (jnp.asarray(x.numpy()) for x in unet_inputs())
+    return np.asarray(unet.apply(params, latents.transpose(0, 2, 3, 1), timesteps, context)).transpose(
+        0, 3, 1, 2
+    )
+
+
+def torch_unet(module):
+    with torch.no_grad():
+        return module(*unet_inputs()).sample.numpy()
+
+
+def our_base(unet):
+    return rules.from_torch(unet.abstract, {name: t.numpy() for name, t in make_unet().state_dict().items()})
+
+
+def pipeline(text_encoder=None, tokenizer=None, unet=None):
+    return StableDiffusionPipeline(
+        vae=None, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=None, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def assert_same(ours, theirs):
+    assert set(ours) == set(theirs)
+    for component in ours:
+        assert ours[component].scale == pytest.approx(theirs[component].scale)
+        assert set(ours[component].adapter) == set(theirs[component].adapter)
+        jax.tree.map(np.testing.assert_array_equal, ours[component].adapter, theirs[component].adapter)
+
+
+def test_saved_lora_loads_exactly(tmp_path, networks, loras):
+    adapters.save_lora(tmp_path / adapters.LORA_FILE, networks, loras)
+    assert_same(adapters.load_lora(tmp_path / adapters.LORA_FILE, networks), loras)
+    assert_same(adapters.load_lora(tmp_path, networks), loras)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_diffusers_loads_our_file_and_computes_the_same(tmp_path, networks, loras, unet, scale):
+    loras = {component: adapters.Lora(each.adapter, scale) for component, each in loras.items()}
+    adapters.save_lora(tmp_path / adapters.LORA_FILE, networks, loras)
+    pipe = pipeline(text_encoder=make_text_encoder(), unet=make_unet())
+    before = torch_unet(pipe.unet)
+    pipe.load_lora_weights(str(tmp_path))
+
+    theirs = torch_unet(pipe.unet)
+    assert np.abs(theirs - before).max() > 1e-2  # the adapter does something
+    merged = lora.merge(our_base(unet), *loras["unet"])
+    np.testing.assert_allclose(our_unet(unet, merged), theirs, atol=1e-5)
+    with torch.no_grad():
+        theirs = pipe.text_encoder(TOKENS).last_hidden_state.numpy()
+    base = networks["text_encoder"]
+    assert np.abs(theirs - encode(base, "text_model.")).max() > 1e-2
+    np.testing.assert_allclose(
+        encode(lora.merge(base, *loras["text_encoder"]), "text_model."), theirs, atol=1e-5
+    )
+
+
+def test_diffusers_honours_modules_of_other_ranks(tmp_path, networks, unet):
+    adapter = filled(networks["unet"], lora.UNET_TARGETS, 1)
+    first = next(iter(adapter))
+    adapter[first] = {"down": adapter[first]["down"][:, :1], "up": adapter[first]["up"][:1]}
+    adapters.save_lora(tmp_path / "x.safetensors", networks, {"unet": adapters.Lora(adapter, 0.5)})
+    assert_same(
+        adapters.load_lora(tmp_path / "x.safetensors", networks), {"unet": adapters.Lora(adapter, 0.5)}
+    )
+    pipe = pipeline(unet=make_unet())
+    pipe.load_lora_weights(str(tmp_path / "x.safetensors"))
+    np.testing.assert_allclose(
+        our_unet(unet, lora.merge(our_base(unet), adapter, 0.5)), torch_unet(pipe.unet), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rank_stabilised", [False, True])
+def test_peft_folders_load_and_compute_the_same(tmp_path, networks, rank_stabilised):
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=6, use_rslora=rank_stabilised, init_lora_weights=False,
+        target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    )  # fmt: skip
+    model = peft.get_peft_model(make_text_encoder(), config)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        theirs = model(input_ids=TOKENS).last_hidden_state.numpy()
+    loaded = adapters.load_lora(tmp_path, networks)
+    assert set(loaded) == {"text_encoder"} and len(loaded["text_encoder"].adapter) == 12
+    merged = lora.merge(networks["text_encoder"], *loaded["text_encoder"])
+    np.testing.assert_allclose(encode(merged, "text_model."), theirs, atol=1e-5)
+
+
+def test_peft_adapters_of_a_unet_with_convolutions_compute_the_same(tmp_path, networks, unet):
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=3, init_lora_weights=False, target_modules=["to_q", "to_out.0", "proj_in"]
+    )
+    model = peft.get_peft_model(make_unet(), config)
+    model.save_pretrained(tmp_path)
+    loaded = adapters.load_lora(tmp_path, networks)
+    merged = lora.merge(our_base(unet), *loaded["unet"])
+    np.testing.assert_allclose(our_unet(unet, merged), torch_unet(model), atol=1e-5)
+
+    adapters.save_lora(tmp_path / "again.safetensors", networks, loaded)
+    assert_same(adapters.load_lora(tmp_path / "again.safetensors", networks), loaded)
+    pipe = pipeline(unet=make_unet())
+    pipe.load_lora_weights(str(tmp_path / "again.safetensors"))
+    np.testing.assert_allclose(torch_unet(pipe.unet), torch_unet(model), atol=1e-5)
+
+
+def test_networks_without_the_text_model_prefix_take_the_same_files(tmp_path, networks, loras):
+    adapters.save_lora(tmp_path / "x.safetensors", networks, {"text_encoder": loras["text_encoder"]})
+    bare = adapters.load_lora(
+        tmp_path / "x.safetensors", {"text_encoder": networks["text_encoder"]["text_model"]}
+    )
+    expected = {path.removeprefix("text_model."): f for path, f in loras["text_encoder"].adapter.items()}
+    assert_same(bare, {"text_encoder": adapters.Lora(expected, 1.5)})
+
+
+def old_names(loras, unet_name, text_name, prefixed):
+    """Tensors as older versions of diffusers named them."""
+    tensors = {}
+    for component, (adapter, _) in loras.items():
+        for module, factors in adapter.items():
+            for factor in ("down", "up"):
+                name = (unet_name if component == "unet" else text_name)(module, factor)
+                tensors[f"{component}.{name}" if prefixed else name] = np.ascontiguousarray(
+                    np.asarray(factors[factor]).T
+                )
+    return tensors
+
+
+def processor(module, factor):
+    parent, _, projection = module.removesuffix(".0").rpartition(".")
+    return f"{parent}.processor.{projection}_lora.{factor}.weight"
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+@pytest.mark.parametrize(
+    "unet_name",
+    [
+        processor,
+        lambda m, f: f"{m}.lora.{f}.weight",
+        lambda m, f: f"{m.replace('attn1.', 'attn1.processor.')}.lora.{f}.weight",
+    ],
+)
+def test_older_diffusers_formats_load(tmp_path, networks, loras, unet_name, prefixed):
+    loras = {component: adapters.Lora(each.adapter, 1.0) for component, each in loras.items()}
+    tensors = old_names(loras, unet_name, lambda m, f: f"{m}.lora_linear_layer.{f}.weight", prefixed)
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert_same(adapters.load_lora(tmp_path / "x.safetensors", networks), loras)
+
+
+def test_the_oldest_text_encoder_names_load(networks, loras):
+    def oldest(module, factor):
+        attention, _, projection = module.rpartition(".")
+        return f"{attention}.to_{projection.removesuffix('_proj')}_lora.{factor}.weight"
+
+    adapter = {
+        path: factors for path, factors in loras["text_encoder"].adapter.items() if "self_attn" in path
+    }
+    expected = {"text_encoder": adapters.Lora(adapter, 1.0)}
+    assert_same(adapters.lora_from_torch(old_names(expected, None, oldest, True), networks, {}), expected)
+
+
+def test_alphas_of_single_modules_are_folded_into_their_factors(networks, loras):
+    adapter = loras["unet"].adapter
+    tensors = old_names({"unet": (adapter, 1.0)}, lambda m, f: f"{m}.lora.{f}.weight", None, True)
+    first, *others = adapter
+    tensors[f"unet.{first}.alpha"] = np.float32(1.0)
+    loaded = adapters.lora_from_torch(tensors, networks, {})["unet"]
+    assert loaded.scale == 1.0
+    np.testing.assert_allclose(loaded.adapter[first]["up"], adapter[first]["up"] / RANK)
+    np.testing.assert_array_equal(loaded.adapter[others[0]]["up"], adapter[others[0]]["up"])
+
+
+Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.clear(), "there are no LoRA weights in it"),
+        (lambda t: t.pop(f"{Q}.lora.up.weight"), f"{Q} has no up factor"),
+        (lambda t: t.update({f"{Q}.lora.up.weight": np.zeros((8, 5))}), f"{Q} has factors of rank 2 and 5"),
+        (lambda t: t.update({"unet.conv_in.weight": np.zeros(3)}), "unet.conv_in.weight is not of a known LoRA format"),
+        (lambda t: t.update({f"{Q}.lora.down.weight": np.zeros((2, 16))}),
+         "made for another unet: 1 of 32 adapted layers do not fit: mid_block.attentions.0.transformer_blocks.0.attn1.to_q "
+         "maps (8, 8) features, its adapter (16, 8)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_fit_says_why_in_one_line(tmp_path, networks, loras, change, message):
+    tensors = old_names({"unet": loras["unet"]}, lambda m, f: f"{m}.lora.{f}.weight", None, True)
+    change(tensors)
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError) as caught:
+        adapters.load_lora(tmp_path / "x.safetensors", networks)
+    assert (
+        message in str(caught.value)
+        and "x.safetensors: " in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
+
+
+def test_a_file_for_a_further_network_is_refused(tmp_path, networks, loras):
+    adapters.save_lora(tmp_path / "x.safetensors", networks, loras)
+    with pytest.raises(ValueError, match="x.safetensors: it adapts the unet too, which is not wanted here$"):
+        adapters.load_lora(tmp_path / "x.safetensors", {"text_encoder": networks["text_encoder"]})
+
+
+def test_files_that_are_missing_or_something_else_are_named(tmp_path, networks):
+    with pytest.raises(FileNotFoundError, match=adapters.LORA_FILE):
+        adapters.load_lora(tmp_path, networks)
+    (tmp_path / "x.safetensors").write_text("hello, this is text")
+    with pytest.raises(ValueError, match="x.safetensors: not a safetensors file"):
+        adapters.load_soft_prompt(tmp_path / "x.safetensors")
+
+
+def tiny_tokenizer():
+    letters = "abcdefghijklmnop"
+    vocabulary = {
+        token: i for i, token in enumerate(["<s>", "</s>", *letters, *(f"{c}</w>" for c in letters)])
+    }
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=[], bos_token="<s>", eos_token="</s>", unk_token="</s>", pad_token="</s>"
+    )
+
+
+def test_diffusers_loads_our_soft_prompt_under_one_token(tmp_path):
+    soft = {"embedding": np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)}
+    adapters.save_soft_prompt(tmp_path / adapters.EMBEDDINGS_FILE, soft)
+    token, loaded = adapters.load_soft_prompt(tmp_path / adapters.EMBEDDINGS_FILE)
+    assert token == "<fair>"
+    np.testing.assert_array_equal(loaded["embedding"], soft["embedding"])
+
+    tokenizer, encoder = tiny_tokenizer(), make_text_encoder()
+    encoder.resize_token_embeddings(len(tokenizer))
+    pipe = pipeline(text_encoder=encoder, tokenizer=tokenizer)
+    first = len(tokenizer)
+    pipe.load_textual_inversion(str(tmp_path))
+    ids = tokenizer(pipe.maybe_convert_prompt("<fair> a", tokenizer)).input_ids
+    assert ids == [0, first, first + 1, first + 2, tokenizer.convert_tokens_to_ids("a</w>"), 1]
+    rows = pipe.text_encoder.get_input_embeddings().weight[first : first + 3].detach().numpy()
+    np.testing.assert_array_equal(rows, soft["embedding"])
+
+
+def test_a_file_of_many_tensors_is_no_soft_prompt(tmp_path):
+    save_file({"a": np.zeros(3), "b": np.zeros(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="this file holds 2"):
+        adapters.load_soft_prompt(tmp_path / "x.safetensors")

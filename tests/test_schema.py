@@ -1,0 +1,238 @@
+"""Configuration: YAML and command line give typed, frozen values; every mistake is said in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+import pytest
+from pydantic import Field
+
+from fairjax import schema
+
+
+class Attribute(schema.Section):
+    name: str
+    target: tuple[float, ...] = (0.5, 0.5)
+
+
+class Training(schema.Section):
+    """How the adapter is trained."""
+
+    steps: int = Field(10, ge=1, description="Optimizer steps, 100% of them.")
+    rate: float = Field(5e-5, gt=0)
+    gradient: Literal["adjusted", "exact"] = "adjusted"
+    size: int | tuple[int, ...] = 3
+
+    @pydantic.model_validator(mode="after")
+    def _check(self):
+        if self.gradient == "exact" and self.steps > 100:
+            raise ValueError("exact gradients take at most 100 steps")
+        return self
+
+
+class Experiment(schema.Section):
+    name: str = "x"
+    out: Path | None = None
+    training: Training = Training()
+    tuning: Training | None = None
+    attributes: tuple[Attribute, ...] = (Attribute(name="gender"),)
+    weights: dict[str, float] = {"image": 8.0}
+    verbose: bool = False
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if " " in name:
+            raise ValueError("must be one word")
+        return name
+
+
+def parse(*argv):
+    return schema.parse(Experiment, list(argv), "train.py", "Trains.")[0]
+
+
+def load(tmp_path, text, overrides=None):
+    (tmp_path / "c.yaml").write_text(text)
+    return schema.load(Experiment, tmp_path / "c.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Experiment(),
+        Experiment(
+            name="1e-5", out=Path("runs/ä"), tuning=Training(rate=float("inf"), size=(1, 2)), attributes=()
+        ),
+        Experiment(
+            name="no",
+            weights={"null": 1e-12, "yes": -3.0, "1": 0.0},
+            attributes=(Attribute(name="", target=()),),
+        ),
+        Experiment(name="0o17:30", weights={}, training=Training(steps=10**12, rate=1e22)),
+    ],
+)
+def test_dump_loads_back_equal(tmp_path, config):
+    assert load(tmp_path, schema.dump(config)) == config
+
+
+def test_yaml_numbers_are_those_one_expects(tmp_path):
+    config = load(
+        tmp_path, "training: {rate: 5e-5, steps: 010}\nname: no\nweights: {a: 1, b: 1.e3, c: -.5E2}\n"
+    )
+    assert config.training == Training(rate=5e-5, steps=10) and config.name == "no"
+    assert config.weights == {"a": 1.0, "b": 1000.0, "c": -50.0}
+
+
+def test_defaults_without_a_file_and_from_an_empty_one(tmp_path):
+    assert schema.load(Experiment, None) == load(tmp_path, "") == parse() == Experiment()
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("training: {steps: 5, rate: 1e-3}\ntuning:\n")
+    config = parse("--config", str(tmp_path / "c.yaml"), "--training.steps", "7", "--tuning.steps=9")
+    assert config == Experiment(training=Training(steps=7, rate=1e-3), tuning=Training(steps=9))
+
+
+def test_command_line_values_are_yaml_and_text_stays_text():
+    config = parse("--name", "123", "--out", "null", "--training.size", "[1, 2]", "--training.rate=1e-3", "--verbose", "true",
+                   "--weights", "{face: 0.1}", "--attributes", "[{name: age, target: [0.75, 0.25]}]")  # fmt: skip
+    assert config == Experiment(
+        name="123", training=Training(size=(1, 2), rate=1e-3), verbose=True, weights={"face": 0.1},
+        attributes=(Attribute(name="age", target=(0.75, 0.25)),),
+    )  # fmt: skip
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        Experiment().training.steps = 3
+
+
+def test_the_programs_own_options_come_beside_the_configuration():
+    config, options = schema.parse(
+        Experiment,
+        ["--dry", "--name", "y"],
+        "p",
+        "",
+        lambda parser: parser.add_argument("--dry", action="store_true"),
+    )
+    assert config.name == "y" and vars(options) == {"dry": True}
+
+
+COMMAND_LINES = [
+    ("--training.steps abc", "training.steps = 'abc': must be an integer"),
+    ("--training.steps 1.5", "training.steps = 1.5: must be an integer"),
+    ("--training.steps true", "training.steps = True: must be an integer"),
+    ("--training.steps 0", "training.steps = 0: must be at least 1"),
+    ("--training.rate=-1e-3", "training.rate = -0.001: must be greater than 0.0"),
+    ("--training.rate fast", "training.rate = 'fast': must be a number"),
+    ("--training.gradient ajusted", "training.gradient = 'ajusted': must be 'adjusted' or 'exact'"),
+    ("--training.size a", "training.size = 'a': must be an integer or a list"),
+    (
+        "--training.size [1,b]",
+        "training.size = [1, 'b']: must be an integer; training.size.1 = 'b': must be an integer",
+    ),
+    ("--verbose yes", "verbose = 'yes': must be true or false"),
+    ("--weights {a}", "weights.a = None: must be a number"),
+    (
+        "--weights [1",
+        "--weights, line 1, column 3: not valid YAML: expected ',' or ']', but got '<stream end>'",
+    ),
+    ("--weights {a,a}", "--weights, line 1, column 1: not valid YAML: 'a' is given twice"),
+    ("--training.stepz 3", "unknown field training.stepz (did you mean training.steps?)"),
+    ("--steps=3", "unknown field steps (did you mean training.steps?)"),
+    ("--qqqqq 3", "unknown field qqqqq"),
+    ("--training.steps", "argument --training.steps: expected one argument"),
+    ("surplus", "unexpected argument 'surplus'"),
+    ("--config nowhere.yaml", "cannot read nowhere.yaml: no such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), COMMAND_LINES)
+def test_command_line_mistakes_are_told_in_one_line(line, message):
+    with pytest.raises(schema.UserError) as caught:
+        parse(*line.split(" "))
+    assert str(caught.value) == message
+
+
+FILES = [
+    ("training: {stepz: 3}", "unknown field training.stepz (did you mean training.steps?)"),
+    ("steps: 3", "unknown field steps (did you mean training.steps?)"),
+    ("training: 3", "training = 3: must be a section of fields"),
+    ("tuning: {gradent: exact}", "unknown field tuning.gradent (did you mean tuning.gradient?)"),
+    (
+        "attributes: [{name: a, taget: 3}]",
+        "unknown field attributes.0.taget (did you mean attributes.0.target?)",
+    ),
+    ("attributes: [{target: [1]}]", "attributes.0.name is missing"),
+    ("attributes: [{name: a, target: [x]}]", "attributes.0.target.0 = 'x': must be a number"),
+    ("name: 3", "name = 3: must be text"),
+    ("name: a b", "name = 'a b': must be one word"),
+    ("weights: {image: heavy}", "weights.image = 'heavy': must be a number"),
+    ("training: {gradient: exact, steps: 101}", "training: exact gradients take at most 100 steps"),
+    ("{name: 3, verbose: 4}", "name = 3: must be text; verbose = 4: must be true or false"),
+    ("[1, 2]", "must be a mapping of fields, not [1, 2]"),
+    ("name: 'x", "not valid YAML: found unexpected end of stream"),
+    ("training: {steps: 3}\ntraining: {}", "not valid YAML: 'training' is given twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILES)
+def test_mistakes_in_a_file_are_told_with_its_name(tmp_path, text, message):
+    with pytest.raises(schema.UserError) as caught:
+        load(tmp_path, text)
+    said = str(caught.value)
+    assert said.startswith(str(tmp_path / "c.yaml")) and said.endswith(f": {message}") and "\n" not in said
+
+
+def test_overriding_inside_something_that_is_no_section_is_refused(tmp_path):
+    with pytest.raises(schema.UserError, match="^training = 3: must be a section$"):
+        load(tmp_path, "training: 3", {"training.steps": 4})
+
+
+def test_blame_names_the_subject_of_bad_data_and_missing_files():
+    with pytest.raises(schema.UserError, match="^weights: too short$"), schema.blame("weights"):
+        raise ValueError("too short")
+    with (
+        pytest.raises(schema.UserError, match="^weights: no such file or directory$"),
+        schema.blame("weights"),
+    ):
+        open("/nowhere/at/all").close()
+
+
+def test_exit_codes(capsys):
+    @schema.command
+    def program(argv):
+        """A program."""
+        if argv == ["interrupt"]:
+            raise KeyboardInterrupt
+        if argv == ["wrong"]:
+            raise schema.UserError("two\nlines")
+
+    assert program([]) == 0 and program(["wrong"]) == 2 and program(["interrupt"]) == 130
+    assert capsys.readouterr().err == "error: two lines\ninterrupted\n"
+
+
+def test_a_program_exits_with_one_line_and_code_2_without_importing_jax():
+    source = (
+        "import sys\nfrom fairjax import schema\n"
+        "class C(schema.Section):\n    steps: int = 3\n"
+        "@schema.command\ndef main(argv):\n    assert 'jax' not in sys.modules\n    schema.parse(C, argv, 'p', '')\n"
+        "sys.exit(main())"
+    )
+    run = subprocess.run([sys.executable, "-c", source, "--steps", "x"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", "error: steps = 'x': must be an integer\n")
+
+
+def test_help_is_grouped_by_section_with_descriptions_and_defaults(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    assert (
+        "training: How the adapter is trained. --training.steps INT Optimizer steps, 100% of them. (default: 10)"
+        in said
+    )
+    assert "--training.gradient adjusted|exact (default: adjusted)" in said
+    assert "--attributes [{...}, ...] (default: [{name: gender, target: [0.5, 0.5]}])" in said
