@@ -1,8 +1,8 @@
 """Typed configuration: pydantic schemas, read from YAML and from `--section.field VALUE` on the command line.
 
-A schema is a `Section` whose fields are values or further sections. Every mistake in a value becomes a `UserError`
-of one line that says where it is, what was given and what would be right. This module imports neither jax nor
-numpy, so that `--help` answers at once.
+A schema is a `Section` whose fields are values or further sections. Every mistake in a value becomes a
+`UserError` of one line that says where it is, what was given and what would be right. This module imports
+neither jax nor numpy, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ Schema = TypeVar("Schema", bound=Section)
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?[0-9]+", "-+0123456789"),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+0123456789."),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 }  # fmt: skip
 
@@ -113,7 +116,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _leaves(schema: type[Section], defaults: Any = PydanticUndefined, path: str = "") -> dict[str, _Leaf]:
-    """Every value of the schema by its dotted path; `defaults` is the section's own default instance, if any."""
+    """Every value of the schema by its dotted path; `defaults` is the section's default instance, if any."""
     leaves = {}
     for name, field in schema.model_fields.items():
         default = (
@@ -250,7 +253,7 @@ def _from_text(name: str, text: str, annotation: Any) -> Any:
 
 
 def load(schema: type[Schema], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Schema:
-    """The configuration in the YAML file `path` (all defaults if None), with `overrides` by dotted name on top.
+    """The configuration in the YAML file `path` (defaults if None), with `overrides` by dotted name on top.
 
     Raises:
         UserError: in one line, naming each wrong field by its dotted path.
@@ -300,7 +303,7 @@ def dump(config: Section) -> str:
 
 @contextlib.contextmanager
 def blame(subject: str) -> Iterator[None]:
-    """Turns what goes wrong with the user's data inside the block (ValueError, OSError) into `UserError("subject: ...")`."""
+    """Turns a ValueError or OSError about the user's data into `UserError("subject: ...")`."""
     try:
         yield
     except OSError as error:
@@ -310,7 +313,7 @@ def blame(subject: str) -> Iterator[None]:
 
 
 def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
-    """Makes `main(argv)` a program: returns its exit code, and says in one line on stderr what the user did wrong.
+    """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
 
     0 is success, 2 a `UserError`, 130 an interrupt. Anything else is our fault and keeps its traceback.
     """

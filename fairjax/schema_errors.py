@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said to the person who wrote it: where, what was given, what would be right."""
+"""What is wrong with a configuration: where, what was given, what would be right."""
 
 from __future__ import annotations
 

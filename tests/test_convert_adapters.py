@@ -1,4 +1,4 @@
-"""Adapter files: what we write diffusers loads, what peft and older diffusers wrote we load, outputs agree."""
+"""Adapter files: diffusers loads ours, we load those of peft and older diffusers, outputs agree."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def make_unet():
 
 
 def tree(module, prefix=""):
-    """A PyTorch module's linear layers and embeddings as our nested dict, under the names of published files."""
+    """A PyTorch module's weights as our nested dict, under the names of published files."""
     params = {}
     for name, tensor in module.state_dict().items():
         *path, leaf = (prefix + name).split(".")
@@ -123,10 +123,10 @@ def our_base(unet):
 
 
 def pipeline(text_encoder=None, tokenizer=None, unet=None):
+    others = dict.fromkeys(("vae", "scheduler", "safety_checker", "feature_extractor"))
     return StableDiffusionPipeline(
-        vae=None, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=None, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, requires_safety_checker=False, **others
+    )
 
 
 def assert_same(ours, theirs):
@@ -287,10 +287,10 @@ Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
         (lambda t: t.clear(), "there are no LoRA weights in it"),
         (lambda t: t.pop(f"{Q}.lora.up.weight"), f"{Q} has no up factor"),
         (lambda t: t.update({f"{Q}.lora.up.weight": np.zeros((8, 5))}), f"{Q} has factors of rank 2 and 5"),
-        (lambda t: t.update({"unet.conv_in.weight": np.zeros(3)}), "unet.conv_in.weight is not of a known LoRA format"),
+        (lambda t: t.update({"unet.x.weight": np.zeros(3)}), "unet.x.weight is not of a known LoRA format"),
         (lambda t: t.update({f"{Q}.lora.down.weight": np.zeros((2, 16))}),
-         "made for another unet: 1 of 32 adapted layers do not fit: mid_block.attentions.0.transformer_blocks.0.attn1.to_q "
-         "maps (8, 8) features, its adapter (16, 8)"),
+         "made for another unet: 1 of 32 adapted layers do not fit: "
+         "mid_block.attentions.0.transformer_blocks.0.attn1.to_q maps (8, 8) features, its adapter (16, 8)"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_says_why_in_one_line(tmp_path, networks, loras, change, message):

@@ -114,6 +114,8 @@ def test_wide_convolutions_and_ranks_below_one_are_refused(params):
 
 def test_an_adapter_of_another_network_is_refused(params, adapter):
     other = {**adapter, "head": adapter["mix"], "layers.1.proj": adapter["layers.0.proj"]}
-    expected = r"2 of 4 adapted layers do not fit: layers\.1\.proj maps \(4, 5\) features, its adapter \(6, 4\); .* no layer head"
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError) as caught:
         lora.merge(params, other)
+    assert str(caught.value).startswith("2 of 4 adapted layers do not fit: ")
+    assert "layers.1.proj maps (4, 5) features, its adapter (6, 4)" in str(caught.value)
+    assert "the network has no layer head" in str(caught.value)

@@ -20,7 +20,7 @@ class Attribute(schema.Section):
 class Training(schema.Section):
     """How the adapter is trained."""
 
-    steps: int = Field(10, ge=1, description="Optimizer steps, 100% of them.")
+    steps: int = Field(10, ge=1, description="Steps, 100% of them.")
     rate: float = Field(5e-5, gt=0)
     gradient: Literal["adjusted", "exact"] = "adjusted"
     size: int | tuple[int, ...] = 3
@@ -96,8 +96,10 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 
 def test_command_line_values_are_yaml_and_text_stays_text():
-    config = parse("--name", "123", "--out", "null", "--training.size", "[1, 2]", "--training.rate=1e-3", "--verbose", "true",
-                   "--weights", "{face: 0.1}", "--attributes", "[{name: age, target: [0.75, 0.25]}]")  # fmt: skip
+    config = parse(
+        "--name", "123", "--out", "null", "--training.size", "[1, 2]", "--training.rate=1e-3",
+        "--verbose", "true", "--weights", "{face: 0.1}", "--attributes", "[{name: age, target: [0.75, 0.25]}]",
+    )  # fmt: skip
     assert config == Experiment(
         name="123", training=Training(size=(1, 2), rate=1e-3), verbose=True, weights={"face": 0.1},
         attributes=(Attribute(name="age", target=(0.75, 0.25)),),
@@ -218,7 +220,8 @@ def test_a_program_exits_with_one_line_and_code_2_without_importing_jax():
     source = (
         "import sys\nfrom fairjax import schema\n"
         "class C(schema.Section):\n    steps: int = 3\n"
-        "@schema.command\ndef main(argv):\n    assert 'jax' not in sys.modules\n    schema.parse(C, argv, 'p', '')\n"
+        "@schema.command\ndef main(argv):\n    assert 'jax' not in sys.modules\n"
+        "    schema.parse(C, argv, 'p', '')\n"
         "sys.exit(main())"
     )
     run = subprocess.run([sys.executable, "-c", source, "--steps", "x"], capture_output=True, text=True)
@@ -231,7 +234,7 @@ def test_help_is_grouped_by_section_with_descriptions_and_defaults(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     assert (
-        "training: How the adapter is trained. --training.steps INT Optimizer steps, 100% of them. (default: 10)"
+        "training: How the adapter is trained. --training.steps INT Steps, 100% of them. (default: 10)"
         in said
     )
     assert "--training.gradient adjusted|exact (default: adjusted)" in said

@@ -1,9 +1,9 @@
 """Low-rank adaptation as functions on parameter trees (Hu et al., 2021, arXiv 2106.09685).
 
-An adapter is a flat dict: for each adapted module, by its dotted path (the PyTorch module name), the two factors
-of the change of its weight. Networks never know of it: they are applied to `merge(params, adapter)`, through which
-gradients flow. A merge costs in_features * rank * out_features multiplications a module, once for the whole batch
-and all denoising steps; the low-rank branch it replaces would cost rank * (in + out) for every token of each.
+An adapter is a flat dict: for each adapted module, by its dotted path (the PyTorch module name), the two
+factors of the change of its weight. Networks never know of it: they are applied to `merge(params, adapter)`,
+through which gradients flow. A merge costs inputs * rank * outputs multiplications a module, once for the
+whole batch and all denoising steps; the low-rank branch it replaces costs rank * (inputs + outputs) a token.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def select(params: Params, targets: Iterable[str]) -> dict[str, Any]:
 def init(
     params: Params, rank: int, key: jax.Array, targets: Iterable[str], dtype: Any = jnp.float32
 ) -> Adapter:
-    """A fresh adapter, which changes nothing yet: `down` ~ N(0, 1/rank^2), `up` = 0 (diffusers' `LoRALinearLayer`).
+    """A fresh adapter, which changes nothing yet: `down` ~ N(0, 1/rank^2), `up` = 0.
+
+    The same as diffusers' `LoRALinearLayer`, with which the paper's adapters were trained.
 
     Args:
         params: the network's parameter tree; abstract leaves will do.

@@ -1,7 +1,7 @@
 """Soft tokens: trained embeddings put before every prompt.
 
-They are textual-inversion tokens (Gal et al., 2022, arXiv 2208.01618): rows appended to the token embedding, with
-ids from the vocabulary's size upwards. The paper trains five of them in place of LoRA (experiment 2).
+They are textual-inversion tokens (Gal et al., 2022, arXiv 2208.01618): rows appended to the token embedding,
+with ids from the vocabulary's size upwards. The paper trains five of them in place of LoRA (experiment 2).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def from_words(token_embedding: Float[Array, "vocabulary width"], ids: Int[Array
 
 
 def append(text_params: Params, soft: SoftPrompt) -> Params:
-    """A text encoder's parameters with the soft tokens at the end of its vocabulary; differentiable in `soft`.
+    """A text encoder's parameters with the soft tokens at the end of its vocabulary.
 
-    Token ids vocabulary, ..., vocabulary + tokens - 1 then mean the soft tokens.
+    Differentiable in `soft`. Token ids vocabulary, ..., vocabulary + tokens - 1 then mean the soft tokens.
 
     Raises:
         ValueError: if the tree has no token embedding, or one of another width.

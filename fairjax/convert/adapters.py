@@ -1,8 +1,8 @@
 """Adapters as files that diffusers reads, and the formats in which others wrote theirs.
 
-LoRA is written as diffusers' `save_lora_weights` does (`unet.<module>.lora_A.weight`, with rank and alpha in the
-file's metadata) and read in that format, in diffusers' two older ones, and as peft writes it. A soft prompt is a
-textual inversion of several vectors under one token: `load_textual_inversion`, then "<fair> a photo of ...".
+LoRA is written as diffusers' `save_lora_weights` does (`unet.<module>.lora_A.weight`, with rank and alpha in
+the file's metadata) and read in that format, in diffusers' older ones, and as peft writes it. A soft prompt is
+a textual inversion of several vectors under one token: `load_textual_inversion`, then "<fair> a photo of ...".
 
     down [in, rank] <-> lora_A.weight [rank, in]          up [rank, out] <-> lora_B.weight [out, rank]
 """
@@ -119,7 +119,7 @@ def lora_from_torch(
     """Adapters from the tensors of any of the formats above; arguments and errors as for `load_lora`.
 
     Args:
-        configs: by component (or "", for names without one), peft's `LoraConfig` as a dict, where there is one.
+        configs: by component (or "", for names without one), peft's `LoraConfig` as a dict, if any.
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     problems, others = [], set()
@@ -151,7 +151,7 @@ def lora_from_torch(
 
 
 def _parse(name: str, networks: Mapping[str, Params]) -> tuple[str, str, str] | None:
-    """(component, module path in its network, factor) of a tensor, or None if the name follows no known format."""
+    """(component, module path in its network, factor) of a tensor, or None if the name is of no format."""
     plain = name.removeprefix("base_model.model.").replace(".processor.", ".")
     for pattern, module in _FORMATS:
         if match := re.fullmatch(pattern, plain):
@@ -197,7 +197,7 @@ def _misfits(component: str, modules: Mapping[str, Mapping[str, np.ndarray]]) ->
 
 
 def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: Mapping[str, Any]) -> Lora:
-    """One adapter; where modules differ in alpha / rank, the factor goes into `up` and the common scale is 1."""
+    """One adapter; where modules differ in alpha / rank, it goes into `up` and the scale is 1."""
     adapter = {
         module: {name: _from_torch(factors[name]) for name in ("down", "up")}
         for module, factors in modules.items()
@@ -224,7 +224,7 @@ def _scale(module: str, factors: Mapping[str, np.ndarray], config: Mapping[str, 
 
 
 def _peft_config(adapter: lora.Adapter, scale: float) -> dict[str, Any]:
-    """peft's `LoraConfig` of an adapter. Module names are without `text_model.`: peft matches their endings."""
+    """peft's `LoraConfig` of an adapter, module names without `text_model.`: peft matches endings."""
     ranks = {
         module.removeprefix(_TEXT_MODEL): factors["down"].shape[1] for module, factors in adapter.items()
     }
