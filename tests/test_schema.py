@@ -98,7 +98,8 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 def test_command_line_values_are_yaml_and_text_stays_text():
     config = parse(
         "--name", "123", "--out", "null", "--training.size", "[1, 2]", "--training.rate=1e-3",
-        "--verbose", "true", "--weights", "{face: 0.1}", "--attributes", "[{name: age, target: [0.75, 0.25]}]",
+        "--verbose", "true", "--weights", "{face: 0.1}",
+        "--attributes", "[{name: age, target: [0.75, 0.25]}]",
     )  # fmt: skip
     assert config == Experiment(
         name="123", training=Training(size=(1, 2), rate=1e-3), verbose=True, weights={"face": 0.1},

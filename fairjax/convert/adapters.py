@@ -1,8 +1,8 @@
 """Adapters as files that diffusers reads, and the formats in which others wrote theirs.
 
 LoRA is written as diffusers' `save_lora_weights` does (`unet.<module>.lora_A.weight`, with rank and alpha in
-the file's metadata) and read in that format, in diffusers' older ones, and as peft writes it. A soft prompt is
-a textual inversion of several vectors under one token: `load_textual_inversion`, then "<fair> a photo of ...".
+the file's metadata) and read in that format, in diffusers' older ones, and as peft writes it. A soft prompt
+is a textual inversion of several vectors under one token: `load_textual_inversion`, "<fair> a photo ...".
 
     down [in, rank] <-> lora_A.weight [rank, in]          up [rank, out] <-> lora_B.weight [out, rank]
 """
