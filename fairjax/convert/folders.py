@@ -1,0 +1,119 @@
+"""Weights in folders, as diffusers and transformers lay them out: a `config.json` and safetensors beside it.
+
+Reads single files and shards, in any float type; pickled weights are refused, because they can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fairjax.convert.rules import from_torch, to_torch
+from fairjax.models.functional import Network, Params
+
+WEIGHTS = "diffusion_pytorch_model"
+"""How diffusers names the weights of its own networks; transformers says `model`."""
+
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented, with a final newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files that hold the weights `stem`: full precision before fp16, one file before shards.
+
+    Raises:
+        FileNotFoundError: one line naming what was looked for; pickled weights are said to be refused.
+    """
+    for variant in ("", ".fp16"):
+        single = folder / f"{stem}{variant}.safetensors"
+        if single.is_file():
+            return [single]
+        for index in (folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors.index.json"):
+            if index.is_file():
+                return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    pickled = next((folder / f"{stem}{end}" for end in (".bin", ".pt", ".ckpt") if (folder / f"{stem}{end}").is_file()), None)
+    refused = f"; {pickled.name} is a pickle, which can execute code: save it as safetensors" if pickled else ""
+    raise FileNotFoundError(f"{folder}: no {stem}.safetensors (or its shards, or an fp16 variant){refused}")
+
+
+def read_weights(folder: Path, stem: str) -> dict[str, np.ndarray]:
+    """Every tensor of the weights `stem` by its PyTorch name."""
+    tensors: dict[str, np.ndarray] = {}
+    for path in weight_files(folder, stem):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: a shard that the index names does not exist")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    tensors[name] = file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    return tensors
+
+
+def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9) -> None:
+    """Writes tensors to one file, or, above `max_bytes`, to shards with an index as diffusers reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, np.ndarray]] = [{}]
+    for name, tensor in sorted(tensors.items()):
+        if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > max_bytes:
+            shards.append({})
+        shards[-1][name] = np.ascontiguousarray(tensor)
+    if len(shards) == 1:
+        save_file(shards[0], folder / f"{stem}.safetensors", metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, name)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def load(
+    network: Network, folder: Path, stem: str, ignore: Iterable[str] = (), rename: Mapping[str, str] | None = None
+) -> Params:
+    """Reads a network's parameters, as float32 numpy arrays.
+
+    Args:
+        ignore: endings of tensors that are expected and not needed.
+        rename: what to replace in tensor names before they are matched (older spellings).
+
+    Raises:
+        ValueError: one line with the folder and every tensor that does not fit.
+    """
+    tensors = read_weights(folder, stem)
+    for old, new in (rename or {}).items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    try:
+        return from_torch(network.abstract, tensors, ignore)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def save(params: Params, folder: Path, stem: str, dtype: Any = np.float32, max_bytes: int = 5 * 10**9) -> None:
+    """Writes a network's parameters under their PyTorch names."""
+    tensors = {name: tensor.astype(dtype) for name, tensor in to_torch(jax.device_get(params)).items()}
+    write_weights(folder, stem, tensors, max_bytes)

@@ -1,0 +1,102 @@
+"""One training loop for every stage of the pretraining: AdamW, a warm cosine, EMA weights, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fairjax.checkpoints import Checkpoints
+from fairjax.models.functional import Params
+
+Loss = Callable[[Params, Any, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Params]]]
+"""(params, batch, key) -> loss, (metrics to show, updated batch statistics: a part of the tree, or {})."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How long and how fast one stage is trained."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 1e-2
+    ema: float = 0.995
+    save_every: int = 200
+
+
+def overlay(params: Params, updates: Params) -> Params:
+    """`params` with the leaves of the (partial) tree `updates` in place of its own."""
+    return {
+        name: (overlay(value, updates[name]) if isinstance(value, dict) else updates[name])
+        if name in updates
+        else value
+        for name, value in params.items()
+    }
+
+
+def fit(
+    name: str, folder: Path, fit: Fit, params: Params, loss: Loss, batch: Callable[[int], Any], key: jax.Array,
+    console: Console,
+) -> Params:  # fmt: skip
+    """Trains `params` and returns their exponential moving average.
+
+    Args:
+        batch: the batch of a step, a pure function of the step, so that a resumed run sees what it would have seen.
+        key: folded by step, then given to `loss`.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, fit.learning_rate, min(100, fit.steps // 5), fit.steps, 0.02 * fit.learning_rate
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=fit.weight_decay, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)),
+    )
+    params = jax.tree.map(jnp.asarray, params)
+
+    @jax.jit
+    def update(state: dict[str, Any], step: jax.Array, batch: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        grads, (metrics, statistics) = jax.grad(loss, has_aux=True)(
+            state["params"], batch, jax.random.fold_in(key, step)
+        )
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
+        params = overlay(optax.apply_updates(state["params"], updates), statistics)
+        decay = jnp.minimum(fit.ema, (1.0 + step) / (10.0 + step))
+        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
+        return {"params": params, "ema": ema, "optimizer": optimizer_state}, metrics
+
+    state = {"params": params, "ema": params, "optimizer": optimizer.init(params)}
+    checkpoints = Checkpoints(folder / "checkpoints")
+    start = checkpoints.latest() or 0
+    if start:
+        state = checkpoints.restore(start, state)
+    columns = (
+        TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=fit.steps, completed=start, metrics="")
+        shown, since, metrics = time.monotonic(), start, {}
+        for step in range(start, fit.steps):
+            state, new_metrics = update(state, step, batch(step))
+            # the metrics of the step before are fetched while this one runs
+            if time.monotonic() - shown > 10 or step + 1 == fit.steps:
+                speed = (step + 1 - since) * fit.batch_size / (time.monotonic() - shown)
+                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items()) + f"  {speed:.0f} images/s"
+                progress.update(task, completed=step + 1, metrics=text)
+                if not console.is_terminal:
+                    console.print(f"{name} {step + 1}/{fit.steps}  {text}", highlight=False)
+                shown, since = time.monotonic(), step + 1
+            metrics = new_metrics
+            if (step + 1) % fit.save_every == 0 or step + 1 == fit.steps:
+                checkpoints.save(step + 1, state)
+    checkpoints.close()
+    return state["ema"]

@@ -1,0 +1,155 @@
+"""What each network of the embedded world learns: its loss, its batches and how long it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.models.functional import Network, Params
+from fairjax.portraits.fit import Fit, Loss
+from fairjax.portraits.renders import Renders
+
+Batch = Callable[[int], Any]
+
+CAPTION_DROPOUT = 0.1
+"""How often the UNet sees the empty prompt in place of the caption, for classifier-free guidance."""
+
+
+def picks(seed: int, count: int, batch_size: int) -> Callable[[int], np.ndarray]:
+    """The examples [batch_size] that step `step` sees: a pure function of the step."""
+    return lambda step: np.random.default_rng([seed, step]).integers(0, count, batch_size)
+
+
+def autoencoder(vae: Network, renders: Renders, fit: Fit, seed: int) -> tuple[Loss, Batch]:
+    """Absolute error of the pixels and of their differences (edges), and a light pull of the latents to N(0, I)."""
+    pick = picks(seed, len(renders), fit.batch_size)
+
+    def loss(params: Params, images: jax.Array, key: jax.Array):
+        posterior = vae.apply(params, images, method="encode")
+        error = vae.apply(params, posterior.sample(key), method="decode") - images
+        pixels = jnp.abs(error).mean()
+        edges = jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
+        kl = posterior.kl().mean()
+        psnr = 10 * jnp.log10(4.0 / jnp.mean(error**2))
+        return pixels + 0.5 * edges + jnp.mean(error**2) + 1e-5 * kl, ({"PSNR": psnr, "KL": kl}, {})
+
+    return loss, lambda step: renders.pixels(pick(step))
+
+
+def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, seed: int) -> tuple[Loss, Batch]:
+    """CLIP's loss, where every caption that is true of an image counts as a match.
+
+    A caption is true of an image that shows its occupation, before the background that it names if it names one.
+    """
+    pick = picks(seed, len(renders), fit.batch_size)
+    colours, occupations = renders.colours(), renders.labels["occupation"]
+    kinds = np.where(renders.labels["face"] > 0, occupations, -2)  # without a person: a kind of its own
+
+    def loss(params: Params, batch: dict[str, jax.Array], key: jax.Array):
+        image = clip.apply(params, batch["images"], method="get_image_features")
+        text = clip.apply(params, batch["tokens"], method="get_text_features")
+        image, text = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
+        logits = jnp.exp(params["logit_scale"]) * image @ text.T
+        kind, colour = batch["kind"], batch["colour"]
+        match = (kind[:, None] == kind[None, :]) & (
+            (colour[None, :] == -1) | (colour[None, :] == colour[:, None])
+        )  # [image, caption]
+        by_image, by_text = (m / m.sum(1, keepdims=True) for m in (match.astype(jnp.float32), match.T.astype(jnp.float32)))
+        cross_entropy = optax.softmax_cross_entropy(logits, by_image).mean() + optax.softmax_cross_entropy(logits.T, by_text).mean()
+        right = jnp.take_along_axis(match, logits.argmax(1)[:, None], 1).mean()
+        return cross_entropy / 2, ({"loss": cross_entropy / 2, "matched": right}, {})
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        i = pick(step)
+        return {"images": renders.pixels(i), "tokens": tokens[i], "kind": kinds[i], "colour": colours[i]}
+
+    return loss, batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """The renders as the autoencoder encodes them, unscaled."""
+
+    mean: np.ndarray  # [n, h, w, c]
+    deviation: np.ndarray  # [n, h, w, c]
+
+    @property
+    def scaling_factor(self) -> float:
+        """One over the standard deviation of the latents, as Stable Diffusion measured its 0.18215."""
+        return float(1 / np.sqrt(self.mean.var() + (self.deviation**2).mean()))
+
+
+def denoiser(
+    unet: Network, latents: Latents, contexts: np.ndarray, captions: np.ndarray, empty: int, schedule: NoiseSchedule,
+    fit: Fit, seed: int,
+) -> tuple[Loss, Batch]:  # fmt: skip
+    """Denoising score matching: the error of the predicted noise at random timesteps (Ho et al. 2020, eq. 14).
+
+    Args:
+        contexts: [distinct captions, tokens, channels], the text encoder's hidden states.
+        captions: [n], which context describes which image; `empty` is that of the empty prompt.
+    """
+    pick, scale = picks(seed, len(captions), fit.batch_size), latents.scaling_factor
+    steps = schedule.num_train_timesteps
+
+    def loss(params: Params, batch: dict[str, jax.Array], key: jax.Array):
+        keys = jax.random.split(key, 3)
+        clean = scale * (batch["mean"] + batch["deviation"] * jax.random.normal(keys[0], batch["mean"].shape))
+        noise = jax.random.normal(keys[1], clean.shape)
+        # stratified over the batch: a lower variance of the loss at no cost
+        timesteps = jnp.mod(jax.random.randint(keys[2], (), 0, steps) + jnp.arange(len(clean)) * steps // len(clean), steps)
+        noisy = schedule.add_noise(clean, noise, timesteps)
+        error = jnp.mean((unet.apply(params, noisy, timesteps, batch["context"]) - noise) ** 2)
+        return error, ({"loss": error}, {})
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        i = pick(step)
+        dropped = np.random.default_rng([seed + 1, step]).random(len(i)) < CAPTION_DROPOUT
+        context = contexts[np.where(dropped, empty, captions[i])]
+        return {"mean": latents.mean[i], "deviation": latents.deviation[i], "context": context}
+
+    return loss, batch
+
+
+def heads(classes: dict[str, int]) -> dict[str, slice]:
+    """Which of the classifier's outputs belong to which label."""
+    ends = np.cumsum(list(classes.values())).tolist()
+    return {name: slice(end - size, end) for (name, size), end in zip(classes.items(), ends, strict=True)}
+
+
+def classifier(
+    network: Network, pixels: Callable[[np.ndarray, np.random.Generator], np.ndarray], labels: dict[str, np.ndarray],
+    classes: dict[str, int], fit: Fit, seed: int,
+) -> tuple[Loss, Batch]:  # fmt: skip
+    """Cross-entropy of every head, over the images that have its label.
+
+    Args:
+        pixels: (indices, generator) -> augmented images [k, 64, 64, 3].
+        labels: name -> [n] class numbers, -1 where an image has no such label.
+    """
+    pick = picks(seed, len(labels["face"]), fit.batch_size)
+
+    def loss(params: Params, batch: dict[str, Any], key: jax.Array):
+        logits, statistics = network.apply(params, batch["images"], train=True)
+        total, right = jnp.zeros(()), {}
+        for name, part in heads(classes).items():
+            label, known = batch["labels"][name], batch["labels"][name] >= 0
+            count = jnp.maximum(known.sum(), 1)
+            error = optax.softmax_cross_entropy_with_integer_labels(logits[:, part], jnp.maximum(label, 0))
+            total += jnp.where(known, error, 0.0).sum() / count
+            right[name] = (known & (logits[:, part].argmax(1) == label)).sum() / count
+        return total, (right, statistics)
+
+    def batch(step: int) -> dict[str, Any]:
+        i = pick(step)
+        images = pixels(i, np.random.default_rng([seed + 1, step]))
+        return {"images": images, "labels": {name: label[i] for name, label in labels.items()}}
+
+    return loss, batch
