@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 Denoise = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
-"""(params, latents [b, h, w, c], timesteps [b], context: a pytree of arrays [b, ...]) -> network output [b, h, w, c]."""
+"""(params, latents [b, h, w, c], timesteps [b], context, every leaf [b, ...]) -> output [b, h, w, c]."""
 
 
 class Conditioning(NamedTuple):
@@ -22,8 +22,8 @@ class Conditioning(NamedTuple):
 def guided(denoise: Denoise, scale: float) -> Denoise:
     """The network output u + scale (c - u), where u is the one without and c the one with the prompt.
 
-    Both come from one call on a batch of 2 b, unconditional half first, as in diffusers. A scale of at most 1 means
-    no guidance: the unconditional half is not computed. The context of the result is a `Conditioning`.
+    Both come from one call on a batch of 2 b, unconditional half first, as in diffusers. A scale of at most 1
+    means no guidance: the unconditional half is not computed. The result's context is a `Conditioning`.
     """
     if scale <= 1:
         return lambda params, latents, timesteps, context: denoise(

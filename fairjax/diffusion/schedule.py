@@ -16,8 +16,10 @@ import numpy as np
 
 from fairjax.models.configs import read_config
 
-_BETA_FAMILY = ("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
-                "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep")  # fmt: skip
+_BETA_FAMILY = (
+    *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+    *("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep"),
+)
 _ONLY = {
     "_class_name": (None, *(f"{name}Scheduler" for name in _BETA_FAMILY)),
     "beta_schedule": ("linear", "scaled_linear"),
@@ -25,11 +27,13 @@ _ONLY = {
     "timestep_spacing": (None, "linspace", "leading", "trailing"),
     "final_sigmas_type": ("zero", "sigma_min"),
     "solver_order": (1, 2),
-    "algorithm_type": (
-        "dpmsolver++",
-        "deis",
-    ),  # diffusers computes "deis" as "dpmsolver++", and bh1 as midpoint
-    "solver_type": ("midpoint", "bh1", "bh2", "logrho"),
+    "algorithm_type": ("dpmsolver++", "deis"),
+    "solver_type": (
+        "midpoint",
+        "bh1",
+        "bh2",
+        "logrho",
+    ),  # "midpoint" to diffusers, as "deis" is "dpmsolver++"
     "trained_betas": (None,),
     "rescale_betas_zero_snr": (False,),
     "thresholding": (False,),
@@ -49,8 +53,9 @@ class NoiseSchedule:
     """The fields of a `scheduler_config.json` that change the computation; the defaults are diffusers'.
 
     Whatever sampler the file names, `fairjax.diffusion.solvers` solves with the one that is asked for, taking
-    its own default for a field that the file leaves out, as diffusers' `from_config` does. One default differs:
-    without `clip_sample`, diffusers' DDIM clips the predicted latents to [-1, 1], which no latent model wants.
+    its own default for a field that the file leaves out, as diffusers' `from_config` does. One default
+    differs: without `clip_sample`, diffusers' DDIM clips the predicted latents to [-1, 1], which no latent
+    model wants.
     """
 
     num_train_timesteps: int = 1000
@@ -71,6 +76,12 @@ class NoiseSchedule:
     def from_dict(cls, fields: Mapping[str, Any]) -> NoiseSchedule:
         """Reads a `scheduler_config.json`; raises ValueError naming a field whose value is not supported."""
         return read_config(cls, fields, _ONLY)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, supported = getattr(self, field.name), _ONLY.get(field.name)
+            if supported and value not in supported:
+                raise ValueError(f"NoiseSchedule: {field.name} = {value!r} must be one of {supported}")
 
     @functools.cached_property
     def alphas_cumprod(self) -> np.ndarray:

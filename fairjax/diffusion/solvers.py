@@ -1,7 +1,7 @@
 """Solvers of the probability-flow equation as data: a tableau of coefficients, run by one shared loop.
 
-Every solver here is a multistep method in the *data prediction* m, the clean latents that the network's output
-o implies. With scalars that depend on the schedule and the number of steps S alone, step i is
+Every solver here is a multistep method in the *data prediction* m, the clean latents that the network's
+output o implies. With scalars that depend on the schedule and the number of steps S alone, step i is
 
     m_i     = data_from_x[i] x_i + data_from_output[i] o_i
     x_{i+1} = next_from_x[i] x_i + next_from_data[i] m_i + next_from_previous[i] m_{i-1}
@@ -33,7 +33,7 @@ class Steps(NamedTuple):
 
 
 class SolverTable(NamedTuple):
-    """The tableaux for S = 1 .. max_steps: arrays [max_steps, max_steps] whose row S - 1 is zero from column S on."""
+    """The tableaux of S = 1 .. max_steps: arrays [max_steps, max_steps], row S - 1 zero from column S on."""
 
     steps: Steps  # timesteps int32, coefficients float32
     weights: dict[str, np.ndarray]  # by weighting: w_i of `gradient_weights`, float32
@@ -70,7 +70,7 @@ def advance(step: Steps, x: Array, data: Array, previous_data: Array) -> Array:
 
 
 def pull_back(step: Steps, g_next: Array, g_data: Array) -> tuple[Array, Array, Array]:
-    """The transpose of one step: cotangents of (o_i, x_i, m_{i-1}) from those of x_{i+1} and, by step i + 1, m_i.
+    """A step transposed: cotangents of (o_i, x_i, m_{i-1}), from those of x_{i+1} and (by step i + 1) m_i.
 
     That of x_i leaves out the path through the network.
     """
@@ -87,21 +87,21 @@ def solver_steps(schedule: NoiseSchedule, solver: str, num_steps: int) -> Steps:
 
 
 def chain_coefficients(schedule: NoiseSchedule, solver: str, num_steps: int) -> tuple[float, np.ndarray]:
-    """P and C [num_steps] of  x_S = P x_T + sum_i C_i o_i : the whole chain, linear in its network outputs."""
+    """P and C [num_steps] of  x_S = P x_T + sum_i C_i o_i : the chain is linear in its network outputs."""
     steps = solver_steps(schedule, solver, num_steps)
     coefficients, g_x, g_data = np.zeros(num_steps), 1.0, 0.0
     for i in reversed(range(num_steps)):
         coefficients[i], g_x, g_data = pull_back(Steps(*(rows[i] for rows in steps)), g_x, g_data)
-    return g_x, coefficients
+    return float(g_x), coefficients
 
 
 def gradient_weights(schedule: NoiseSchedule, solver: str, num_steps: int, mode: str) -> np.ndarray:
     """w [num_steps]: what multiplies dL/dx_S at each step's network output, in adjusted direct finetuning.
 
-    "adjusted" is what the authors' code does (Shen et al., 2024, section 4.2): w_i = C_i / A_i, times the geometric
-    mean of A. A_i is `ancestral_influence` at the step's timestep, so where the solver's own influence C_i is
-    proportional to it, every step weighs the same. "uniform" is what the paper's text says: equal weights, of the
-    same geometric mean; only steps that do not touch the latents (C_i = 0) weigh nothing.
+    "adjusted" is what the authors' code does (Shen et al., 2024, section 4.2): w_i = C_i / A_i, times the
+    geometric mean of A. A_i is `ancestral_influence` at the step's timestep, so where the solver's own
+    influence C_i is proportional to it, every step weighs the same. "uniform" is what the paper's text says:
+    equal weights, of the same geometric mean; only steps that change nothing (C_i = 0) weigh nothing.
     """
     _, chain = chain_coefficients(schedule, solver, num_steps)
     if mode == "adjusted":
@@ -122,7 +122,7 @@ def ancestral_influence(schedule: NoiseSchedule) -> np.ndarray:
         A_t = beta_t / (sqrt(1 - abar_t) sqrt(abar_t)),
 
     the factor in the authors' code. With the velocity v (Salimans and Ho, 2022), eps = sqrt(abar_t) v +
-    sqrt(1 - abar_t) x_t turns the same mean into  sqrt(alpha_t) x_t - beta_t sqrt(abar_{t-1} / (1 - abar_t)) v :
+    sqrt(1 - abar_t) x_t turns that mean into sqrt(alpha_t) x_t - beta_t sqrt(abar_{t-1} / (1 - abar_t)) v; its
     steps now multiply x by sqrt(alpha), and
 
         A_t = beta_t abar_{t-1} / sqrt(1 - abar_t).
@@ -140,7 +140,7 @@ def _geometric_mean(values: np.ndarray) -> float:
 
 
 def _dpm_solver(schedule: NoiseSchedule, num_steps: int) -> Steps:
-    """DPM-Solver++(2M), midpoint (Lu et al., 2022, algorithm 2), as diffusers' `DPMSolverMultistepScheduler`."""
+    """DPM-Solver++(2M), midpoint (Lu et al., 2022, algorithm 2): diffusers' `DPMSolverMultistepScheduler`."""
     spacing, last = schedule.timestep_spacing or "linspace", schedule.num_train_timesteps
     if spacing == "linspace":
         timesteps = np.linspace(0, last - 1, num_steps + 1).round()[:0:-1]
@@ -160,7 +160,7 @@ def _dpm_solver(schedule: NoiseSchedule, num_steps: int) -> Steps:
 
 
 def _ddim(schedule: NoiseSchedule, num_steps: int) -> Steps:
-    """DDIM with eta = 0 (Song et al., 2021, equation 12), as diffusers' `DDIMScheduler`."""
+    """DDIM with eta = 0 (Song et al., 2021, equation 12): diffusers' `DDIMScheduler`."""
     if schedule.clip_sample:
         raise ValueError("NoiseSchedule: clip_sample = True is not supported by the solver 'ddim'")
     spacing, last = schedule.timestep_spacing or "leading", schedule.num_train_timesteps
@@ -190,8 +190,9 @@ def _tableau(
 ) -> Steps:
     """Steps from abar at `timesteps` to `abar_next`, exponential integrators of the data prediction.
 
-    First-order DPM-Solver++ is DDIM:  x' = (sigma' / sigma) x + (alpha' - sigma' alpha / sigma) m ; the second-order
-    step replaces m by m + (h / 2 h_0)(m - m_previous), h being the steps in the half log signal-to-noise ratio.
+    First-order DPM-Solver++ is DDIM: x' = (sigma' / sigma) x + (alpha' - sigma' alpha / sigma) m. The second
+    order replaces m by m + (h / 2 h_0) (m - m_previous), where h and h_0 are this step and the one before in
+    half the logarithm of the signal-to-noise ratio.
     """
     abar = schedule.alphas_cumprod[timesteps]
     alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
