@@ -66,7 +66,7 @@ def sample(
     row = jax.tree.map(lambda rows: jnp.asarray(rows)[num_steps - 1], table)
     offsets = None if grad_steps is None else jax.vmap(jax.random.uniform)(image_keys)
     run = _Run(row.steps, row.weights.get(gradient), jnp.asarray(num_steps), offsets)
-    return _chain(plan, params, context, noise, run)
+    return _chain(plan, params, jax.tree.map(jnp.asarray, context), jnp.asarray(noise), run)
 
 
 @dataclasses.dataclass(frozen=True)

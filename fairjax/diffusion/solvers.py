@@ -121,9 +121,12 @@ def ancestral_influence(schedule: NoiseSchedule) -> np.ndarray:
 
         A_t = beta_t / (sqrt(1 - abar_t) sqrt(abar_t)),
 
-    the factor in the authors' code. With the velocity v (Salimans and Ho, 2022), eps = sqrt(abar_t) v +
-    sqrt(1 - abar_t) x_t turns that mean into sqrt(alpha_t) x_t - beta_t sqrt(abar_{t-1} / (1 - abar_t)) v; its
-    steps now multiply x by sqrt(alpha), and
+    the factor in the authors' code. For one that predicts the velocity v (Salimans and Ho, 2022), put
+    eps = sqrt(abar_t) v + sqrt(1 - abar_t) x_t into the mean: it becomes
+
+        x_{t-1} = sqrt(alpha_t) x_t - beta_t sqrt(abar_{t-1} / (1 - abar_t)) v,
+
+    whose steps multiply x by sqrt(alpha), so
 
         A_t = beta_t abar_{t-1} / sqrt(1 - abar_t).
     """
