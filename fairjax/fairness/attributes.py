@@ -1,0 +1,122 @@
+"""Attributes of people and the distributions wished for them, as data.
+
+A target is a distribution over the joint cells of one or more attributes, in row-major order: for gender
+(female, male) and age (young, old) the cells are (female, young), (female, old), (male, young), (male, old).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """A property that a classifier reads off a face.
+
+    Attributes:
+        name: what targets and reports call it.
+        classes: the names of its classes, in the order of the classifier's outputs.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"attribute {self.name!r}: classes {self.classes} should be at least two")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"attribute {self.name!r}: classes {self.classes} should all differ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A wished distribution.
+
+    Attributes:
+        attributes: names of the attributes that it speaks of.
+        distribution: probabilities of their joint cells, row-major, flat or nested one level per attribute.
+    """
+
+    attributes: tuple[str, ...]
+    distribution: tuple[Any, ...]
+
+
+def select(names: Sequence[str], attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
+    """The attributes of these names, in this order."""
+    known = {attribute.name: attribute for attribute in attributes}
+    if not names:
+        raise ValueError(f"target.attributes is empty: name one or more of {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"target.attributes = {list(names)}: each attribute should be named once")
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"target.attributes: no attribute {name!r}; {hint}")
+    return tuple(known[name] for name in names)
+
+
+def distribution(target: Target, attributes: Sequence[Attribute]) -> np.ndarray:
+    """The target's distribution [K] float32 over its joint cells, checked against the known attributes."""
+    sizes = tuple(len(attribute.classes) for attribute in select(target.attributes, attributes))
+    expected = (
+        f"{math.prod(sizes)} probabilities, {' x '.join(map(str, sizes))} of {' x '.join(target.attributes)}"
+    )
+    try:
+        cells = np.asarray(target.distribution, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"target.distribution = {target.distribution}: should be {expected}") from None
+    if cells.shape not in (sizes, (math.prod(sizes),)):
+        given = " x ".join(map(str, cells.shape))
+        raise ValueError(f"target.distribution has {given} cells: should be {expected}")
+    cells = cells.reshape(-1)
+    # A NaN fails every comparison, so these ask for what is right.
+    if not (cells >= 0).all():
+        raise ValueError(
+            f"target.distribution has {cells[~(cells >= 0)][0]}: probabilities should be 0 or more"
+        )
+    if not abs(cells.sum() - 1) <= 1e-6:
+        raise ValueError(f"target.distribution sums to {cells.sum():.6g}: it should sum to 1")
+    return cells.astype(np.float32)
+
+
+def per_prompt(
+    prompts: Sequence[str], default: Target, overrides: Mapping[str, Target], attributes: Sequence[Attribute]
+) -> np.ndarray:
+    """Distributions [P, K] of the prompts: their own where `overrides` has one, else the default's."""
+    for prompt, target in overrides.items():
+        if target.attributes != default.attributes:
+            raise ValueError(
+                f"target for {prompt!r} is over {list(target.attributes)}: "
+                f"should be over {list(default.attributes)}"
+            )
+    return np.stack([distribution(overrides.get(prompt, default), attributes) for prompt in prompts])
+
+
+def uniform(attributes: Sequence[Attribute]) -> Target:
+    """The target that gives every joint cell the same probability."""
+    num_cells = math.prod(len(attribute.classes) for attribute in attributes)
+    return Target(tuple(attribute.name for attribute in attributes), (1 / num_cells,) * num_cells)
+
+
+def marginals(joint: jax.Array, sizes: Sequence[int]) -> tuple[jax.Array, ...]:
+    """Sums `joint` [..., K] over all but each attribute in turn: arrays [..., k_a]. `sizes` are the k_a."""
+    lead = joint.ndim - 1
+    cells = joint.reshape(*joint.shape[:-1], *sizes)
+    axes = range(lead, cells.ndim)
+    return tuple(cells.sum(axis=tuple(axis for axis in axes if axis != kept)) for kept in axes)
+
+
+def joint_cells(probs: Sequence[jax.Array]) -> jax.Array:
+    """Products [N, K] of the probabilities `probs` [N, k_a]: joint cells as if independent, row-major."""
+    cells = probs[0]
+    for p in probs[1:]:
+        cells = (cells[:, :, None] * p[:, None, :]).reshape(p.shape[0], -1)
+    return cells
