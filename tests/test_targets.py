@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from fairjax.fairness import targets as module
 from fairjax.fairness.attributes import (
@@ -158,6 +159,24 @@ def test_maps_over_prompts_each_with_its_own_distribution():
     for i, p in enumerate((first, second)):
         np.testing.assert_allclose(both.q[0][i], solve((p,), wished[i], valid[i], KEY).q[0], atol=1e-6)
     assert (both.labels[0][0] == 0).all()
+
+
+@pytest.mark.parametrize("classes", [(2,), (3,), (2, 4)])
+def test_same_targets_on_one_and_on_eight_devices_that_gather_the_images(classes):
+    probs, valid = random_probs(10, 16, *classes), np.arange(16) < 13
+    wished = np.full(math.prod(classes), 1 / math.prod(classes), np.float32)
+
+    def per_device(probs, valid):
+        gathered = jax.lax.all_gather((probs, valid), "data", tiled=True)
+        q = targets(gathered[0], wished, gathered[1], KEY, num_sets=50).q
+        first = jax.lax.axis_index("data") * 2
+        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, 2), q)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.shard_map(per_device, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    alone = solve(probs, wished, valid, KEY, num_sets=50).q
+    for there, here in zip(jax.jit(spread)(probs, valid), alone, strict=True):
+        np.testing.assert_allclose(there, here, atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [(2,), (3,), (2, 4, 2)])

@@ -28,7 +28,7 @@ _LEVELS = 2**24
 _NO_EDGE = 2**30
 _MAX_CLASSES = 32
 
-# Count vectors solved in lockstep: enough to fill vector units, few enough that a hard one holds up few others.
+# Count vectors solved in lockstep: enough to fill vector units, few enough that a hard one holds few up.
 _CHUNK = 256
 
 
@@ -55,8 +55,8 @@ def transport_sets(cost: jax.Array, counts: jax.Array, valid: jax.Array) -> jax.
     typical = counts[jnp.argmin(to_mean)]
     start = _move(cost, typical, _cheapest(cost, valid))
 
-    # In the order of the work that remains, so that the sets of a chunk take about equally long. What fills up
-    # the last chunk is cut off again.
+    # By the work that remains, so that the sets of a chunk take about equally long; what fills the last one up
+    # is cut off again.
     num_sets, chunk = counts.shape[0], min(_CHUNK, counts.shape[0])
     order = jnp.argsort(jnp.abs(counts - typical[None, :]).sum(axis=1))
     chunks = jnp.pad(order, (0, -num_sets % chunk), constant_values=0).reshape(-1, chunk)
@@ -123,9 +123,8 @@ def _augment(cost: jax.Array, assignment: jax.Array, excess: jax.Array) -> jax.A
     for jump in jumps:
         on_path |= ((jump[None, :] == classes[:, None]) & on_path[None, :]).any(axis=1)
 
-    taken = (parent[None, :] == classes[:, None]) & (on_path & (root != classes))[
-        None, :
-    ]  # [from, to], one a row
+    reached = on_path & (root != classes)
+    taken = (parent[None, :] == classes[:, None]) & reached[None, :]  # [from, to], at most one a row
     to = jnp.where(taken.any(axis=1), jnp.argmax(taken, axis=1), -1)  # [k]
     price = jnp.where(taken, edges, 0).sum(axis=1)  # [k]
 
@@ -150,7 +149,7 @@ def _shortest_path_parents(edges: jax.Array, source: jax.Array) -> jax.Array:
         return shorter, jnp.where(fell, round_, level), round_ + 1, fell.any()
 
     distance = jnp.where(source, 0, _NO_EDGE - 1)
-    level = jnp.zeros_like(distance)
+    level = jnp.where(source, 0, 1)
     distance, level, _, _ = lax.while_loop(lambda state: state[3], relax, (distance, level, 1, source.any()))
     tight = (distance[:, None] + edges == distance[None, :]) & (level[:, None] < level[None, :])
     classes = jnp.arange(edges.shape[0])
