@@ -55,7 +55,7 @@ def transport_sets(cost: jax.Array, counts: jax.Array, valid: jax.Array) -> jax.
     typical = counts[jnp.argmin(to_mean)]
     start = _move(cost, typical, _cheapest(cost, valid))
 
-    # By the work that remains, so that the sets of a chunk take about equally long; what fills the last one up
+    # By the work that remains, so that the sets of a chunk take about equally long; what fills up the last
     # is cut off again.
     num_sets, chunk = counts.shape[0], min(_CHUNK, counts.shape[0])
     order = jnp.argsort(jnp.abs(counts - typical[None, :]).sum(axis=1))
