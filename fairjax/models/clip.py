@@ -219,3 +219,7 @@ class CLIPModel(nnx.Module):
     def get_image_features(self, images: jax.Array) -> jax.Array:
         """Normalised images [b, h, w, 3] -> image embeddings [b, projection_dim], not normalised."""
         return self.visual_projection(self.vision_model(images))
+
+    def get_text_hidden_states(self, input_ids: jax.Array) -> jax.Array:
+        """Token ids [b, length] -> the text tower's last hidden states [b, length, hidden_size]."""
+        return self.text_model(input_ids).last_hidden_state

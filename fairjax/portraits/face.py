@@ -94,7 +94,7 @@ def head(c: Canvas, p: Person) -> None:
     skin = MONK[p.tone - 1]
     deep = p.tone >= 8
     shadow = shade(skin, 1.12) if p.tone >= 9 else shade(skin, 0.84)
-    line = shade(skin, 1.3) if p.tone >= 9 else shade(skin, 0.62)
+    line = shade(skin, 1.4) if p.tone >= 9 else shade(skin, 0.62)
     w, h = 11.4 * p.width, 14.2 * p.length
     jaw = 0.60 if p.gender == "female" else 0.80
     c.box(27.2, 38, 36.8, 52, shade(skin, 0.86), 3)

@@ -6,6 +6,8 @@ UNet works on an 8x8 grid, where four million parameters take a millisecond an i
 
 from __future__ import annotations
 
+from transformers import CLIPTokenizer
+
 from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from fairjax.models.unet import UNetConfig
 from fairjax.models.vae import VAEConfig
@@ -49,3 +51,27 @@ SCHEDULER = {
     "prediction_type": "epsilon",
     "timestep_spacing": "linspace",
 }
+
+VISION = CLIPVisionConfig(
+    hidden_size=128,
+    intermediate_size=256,
+    projection_dim=PROJECTION,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    image_size=IMAGE_SIZE,
+    patch_size=8,
+)
+
+
+def text(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """The text tower's sizes, for the vocabulary that was learned."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        projection_dim=PROJECTION,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        eos_token_id=tokenizer.eos_token_id,
+    )
