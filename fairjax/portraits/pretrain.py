@@ -22,16 +22,16 @@ from transformers import CLIPTokenizer
 
 from fairjax.convert import folders
 from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.faces.classifier import Classifier
 from fairjax.models.clip import CLIPModel
 from fairjax.models.functional import Network, Params, functional
-from fairjax.models.mobilenet import MobileNetV3
 from fairjax.models.unet import UNet2DConditionModel
 from fairjax.models.vae import AutoencoderKL
 from fairjax.portraits import augment, export, recipe, stages, tokenizer
 from fairjax.portraits.fit import Fit, fit
 from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.renders import Renders, renders
-from fairjax.portraits.world import ATTRIBUTES
+from fairjax.portraits.world import ATTRIBUTES, FACE_BOX, pairs
 
 SEED = 20261123
 BIASED, UNBIASED = 24_000, 16_000
@@ -42,11 +42,16 @@ FITS = {
     "vae": Fit(steps=1_500, batch_size=32, learning_rate=2e-3),
     "clip": Fit(steps=700, batch_size=128, learning_rate=1e-3),
     "unet": Fit(steps=4_000, batch_size=128, learning_rate=1e-3, ema=0.998),
-    "classifier": Fit(steps=1_000, batch_size=128, learning_rate=3e-3),
-    "classifier_eval": Fit(steps=1_000, batch_size=128, learning_rate=3e-3),
-    "face": Fit(steps=500, batch_size=64, learning_rate=2e-3),
+    "classifier": Fit(steps=900, batch_size=64, learning_rate=3e-3),
+    "classifier_eval": Fit(steps=900, batch_size=64, learning_rate=3e-3),
+    "face": Fit(steps=500, batch_size=48, learning_rate=2e-3),
 }
-CLASSES = {name: len(classes) for name, classes in ATTRIBUTES.items()} | {"occupation": len(OCCUPATIONS), "face": 2}
+HEADS = ATTRIBUTES | {"occupation": tuple(o.name for o in OCCUPATIONS), "face": ("absent", "present")}
+PEOPLE = 5_000
+"""How many people the face embedding sees twice each."""
+
+BANK = 512
+"""How many faces stand in the bank that the face loss looks for a near one in."""
 
 
 class Pretraining:
@@ -153,19 +158,19 @@ class Pretraining:
         conv_out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), self.unet_network.abstract["conv_out"])
         return self._trained("unet", self.unet_network, problem, {"conv_out": conv_out})
 
-    def classifier_network(self, name: str) -> Network:
-        return functional(lambda rngs: MobileNetV3(recipe.CLASSIFIERS[name](sum(CLASSES.values())), rngs=rngs))
+    def classifier_network(self, name: str) -> Classifier:
+        return Classifier.make(recipe.CLASSIFIERS[name](sum(map(len, HEADS.values()))), HEADS)
 
     def classifier(self, name: str) -> Params:
         """`classifier`, for training, or `classifier_eval`: another seed, another width, other augmentations."""
-        network = self.classifier_network(name)
+        classifier = self.classifier_network(name)
 
         def problem(fit: Fit) -> tuple:
             pixels = augment.AUGMENTATIONS[name](self.unbiased.images, self.reconstructions)
-            labels = self.unbiased.labels
-            return stages.classifier(network, pixels, labels, CLASSES, fit, SEED + 3 + list(self.fits).index(name))
+            seed = SEED + 3 + list(self.fits).index(name)
+            return stages.classifier(classifier, pixels, self.unbiased.labels, fit, seed)
 
-        return self._trained(name, network, problem)
+        return self._trained(name, classifier.network, problem)
 
     @cached_property
     def reconstructions(self) -> np.ndarray:
@@ -176,6 +181,29 @@ class Pretraining:
             np.save(path, np.concatenate([_bytes(code(self.vae, self.unbiased.pixels(i))) for i in _batches(len(self.unbiased))]))
         return np.load(path, mmap_mode="r")
 
+    @cached_property
+    def face_network(self) -> Classifier:
+        return Classifier.make(recipe.FACE, {"identity": tuple(map(str, range(recipe.FACE.num_classes)))})
+
+    @cached_property
+    def face(self) -> Params:
+        """The identity embedding of face crops."""
+
+        def problem(fit: Fit) -> tuple:
+            count = max(100, round(PEOPLE * fit.steps / FITS["face"].steps))
+            faces = crop(pairs(count, SEED + 9))
+            augmented = augment.toned(faces)
+            return stages.identity(self.face_network.network, augmented, count, fit, SEED + 10)
+
+        return self._trained("face", self.face_network.network, problem)
+
+    @cached_property
+    def bank(self) -> np.ndarray:
+        """Embeddings [BANK, d] of rendered faces, coded by the autoencoder as generated ones are."""
+        shown = np.flatnonzero(self.unbiased.labels["face"])[:BANK]
+        faces = crop(np.asarray(self.reconstructions[shown])).astype(np.float32) / 127.5 - 1
+        return np.asarray(self.face_network.network.apply(self.face, faces))
+
     def reconstruct(self, params: Params, images: jax.Array) -> jax.Array:
         """Images [n, 64, 64, 3] through the autoencoder and back."""
         posterior = self.vae_network.apply(params, images, method="encode")
@@ -184,6 +212,12 @@ class Pretraining:
 
 def _batches(count: int, size: int = 250) -> list[np.ndarray]:
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def crop(images: np.ndarray) -> np.ndarray:
+    """Where the faces are: [..., 64, 64, 3] -> [..., 36, 36, 3]."""
+    x0, y0, x1, y1 = map(int, FACE_BOX)
+    return images[..., y0:y1, x0:x1, :]
 
 
 def _bytes(images: jax.Array) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from transformers import CLIPTokenizer
 
 from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
+from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.models.unet import UNetConfig
 from fairjax.models.vae import VAEConfig
 
@@ -75,3 +76,30 @@ def text(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
         max_position_embeddings=MAX_TOKENS,
         eos_token_id=tokenizer.eos_token_id,
     )
+
+
+def _mobilenet(width: float, num_classes: int) -> MobileNetV3Config:
+    sizes = (
+        *((3, 16, 16, False, False, 1), (3, 48, 24, False, False, 2), (3, 72, 24, False, False, 1)),
+        *((5, 96, 40, True, True, 2), (5, 120, 40, True, True, 1)),
+    )
+    rows = tuple(
+        Row(k, round(e * width) // 8 * 8, round(o * width) // 8 * 8, se, hs, s) for k, e, o, se, hs, s in sizes
+    )
+    return MobileNetV3Config(rows, 128, num_classes)
+
+
+def classifier(num_classes: int) -> MobileNetV3Config:
+    """The classifier that finetuning sees."""
+    return _mobilenet(1.0, num_classes)
+
+
+def classifier_eval(num_classes: int) -> MobileNetV3Config:
+    """The classifier that measures, wider than the other."""
+    return _mobilenet(1.35, num_classes)
+
+
+CLASSIFIERS = {"classifier": classifier, "classifier_eval": classifier_eval}
+
+FACE = _mobilenet(1.0, 64)
+"""The face embedding: 64 numbers in place of logits."""

@@ -40,6 +40,7 @@ class Renders:
 
 def renders(folder: Path, first: int, count: int, *, seed: int, biased: bool) -> Renders:
     """Portraits `first` to `first + count` of a seed; drawn if `folder` does not hold them yet."""
+    datasets.disable_progress_bars()
     if not (folder / "dataset_info.json").is_file():
         workers = os.cpu_count() or 1
         chunks = []

@@ -12,7 +12,9 @@ import numpy as np
 import optax
 
 from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.faces.classifier import Classifier
 from fairjax.models.functional import Network, Params
+from fairjax.portraits.augment import Pixels
 from fairjax.portraits.fit import Fit, Loss
 from fairjax.portraits.renders import Renders
 
@@ -118,28 +120,20 @@ def denoiser(
     return loss, batch
 
 
-def heads(classes: dict[str, int]) -> dict[str, slice]:
-    """Which of the classifier's outputs belong to which label."""
-    ends = np.cumsum(list(classes.values())).tolist()
-    return {name: slice(end - size, end) for (name, size), end in zip(classes.items(), ends, strict=True)}
-
-
 def classifier(
-    network: Network, pixels: Callable[[np.ndarray, np.random.Generator], np.ndarray], labels: dict[str, np.ndarray],
-    classes: dict[str, int], fit: Fit, seed: int,
-) -> tuple[Loss, Batch]:  # fmt: skip
+    classifier: Classifier, pixels: Pixels, labels: dict[str, np.ndarray], fit: Fit, seed: int
+) -> tuple[Loss, Batch]:
     """Cross-entropy of every head, over the images that have its label.
 
     Args:
-        pixels: (indices, generator) -> augmented images [k, 64, 64, 3].
         labels: name -> [n] class numbers, -1 where an image has no such label.
     """
     pick = picks(seed, len(labels["face"]), fit.batch_size)
 
     def loss(params: Params, batch: dict[str, Any], key: jax.Array):
-        logits, statistics = network.apply(params, batch["images"], train=True)
+        logits, statistics = classifier.network.apply(params, batch["images"], method="train")
         total, right = jnp.zeros(()), {}
-        for name, part in heads(classes).items():
+        for name, part in classifier.parts().items():
             label, known = batch["labels"][name], batch["labels"][name] >= 0
             count = jnp.maximum(known.sum(), 1)
             error = optax.softmax_cross_entropy_with_integer_labels(logits[:, part], jnp.maximum(label, 0))
@@ -153,3 +147,24 @@ def classifier(
         return {"images": images, "labels": {name: label[i] for name, label in labels.items()}}
 
     return loss, batch
+
+
+def identity(network: Network, pairs: Callable[[np.ndarray], np.ndarray], count: int, fit: Fit, seed: int) -> tuple[Loss, Batch]:
+    """Contrastive (van den Oord et al., 2018): of all faces in the batch, which is the same person's?
+
+    Args:
+        pairs: indices [k] -> two faces each of k people, [k, 2, h, w, 3].
+        count: how many people there are.
+    """
+    pick = picks(seed, count, fit.batch_size)
+
+    def loss(params: Params, faces: jax.Array, key: jax.Array):
+        embedding, statistics = network.apply(params, faces.reshape(-1, *faces.shape[2:]), method="train")
+        embedding = embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+        first, second = embedding[0::2], embedding[1::2]
+        logits = 20.0 * first @ second.T
+        label = jnp.arange(len(first))
+        error = sum(optax.softmax_cross_entropy_with_integer_labels(side, label).mean() for side in (logits, logits.T))
+        return error / 2, ({"loss": error / 2, "found": (logits.argmax(1) == label).mean()}, statistics)
+
+    return loss, lambda step: pairs(pick(step))

@@ -34,7 +34,7 @@ BACKGROUNDS = {
     "red": "#d9675f", "purple": "#a583cf", "orange": "#f0a35c",
 }  # fmt: skip
 
-FACE_BOX = (16.0, 12.0, 48.0, 48.0)
+FACE_BOX = (14.0, 12.0, 50.0, 48.0)
 """Holds the face of every portrait: x0, y0, x1, y1 in pixels of a 64 px picture."""
 
 _PLAIN_BACKGROUND, _NO_OCCUPATION, _NO_PERSON = 0.3, 0.06, 0.04
@@ -168,6 +168,18 @@ def same_person_pair(index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     person = sample_individual(rng, sample_labels(rng, None, biased=False))
     first, second = (sample_scene(rng, OCCUPATIONS[rng.integers(len(OCCUPATIONS))]) for _ in range(2))
     return render(person, first).image, render(person, second).image
+
+
+def _pair_rows(job: tuple[range, int]) -> np.ndarray:
+    indices, seed = job
+    return np.stack([np.stack(same_person_pair(index, seed)) for index in indices])
+
+
+def pairs(count: int, seed: int, workers: int = 2) -> np.ndarray:
+    """`same_person_pair` of the first `count` people: uint8 [count, 2, 64, 64, 3]."""
+    jobs = [(range(start, min(start + 250, count)), seed) for start in range(0, count, 250)]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return np.concatenate(list(pool.map(_pair_rows, jobs)))
 
 
 def _rows(job: tuple[list[int], int, bool]) -> list[Example]:

@@ -1,0 +1,62 @@
+"""A classifier of what pictures show: one network, one head for each thing that it tells apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fairjax.convert import folders
+from fairjax.models.functional import Network, Params, functional
+from fairjax.models.mobilenet import MobileNetV3, MobileNetV3Config, Row
+
+_CLASS = "MobileNetV3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """`logits(params, images)` by head; `params` are apart, so that a jitted step does not hold them as constants."""
+
+    network: Network
+    config: MobileNetV3Config
+    heads: dict[str, tuple[str, ...]]
+    """Name -> its classes, in the order of the logits."""
+
+    @classmethod
+    def make(cls, config: MobileNetV3Config, heads: dict[str, tuple[str, ...]]) -> Classifier:
+        """Raises ValueError where the heads' classes are not as many as the network's logits."""
+        total = sum(map(len, heads.values()))
+        if total != config.num_classes:
+            raise ValueError(f"the heads have {total} classes, the network {config.num_classes} logits")
+        return cls(functional(lambda rngs: MobileNetV3(config, rngs=rngs)), config, heads)
+
+    def parts(self) -> dict[str, slice]:
+        """Which of the logits belong to which head."""
+        ends = np.cumsum([len(classes) for classes in self.heads.values()]).tolist()
+        pairs = zip(self.heads.items(), ends, strict=True)
+        return {name: slice(end - len(classes), end) for (name, classes), end in pairs}
+
+    def logits(self, params: Params, images: jax.Array) -> dict[str, jax.Array]:
+        """Images [n, h, w, 3] in [-1, 1] -> logits [n, classes] by head."""
+        logits = self.network.apply(params, images)
+        return {name: logits[:, part] for name, part in self.parts().items()}
+
+
+def save(classifier: Classifier, params: Params, folder: Path, dtype: type = np.float32) -> None:
+    """Writes `config.json` and `model.safetensors`."""
+    fields = {"_class_name": _CLASS} | dataclasses.asdict(classifier.config) | {"heads": classifier.heads}
+    folders.write_json(folder / "config.json", fields)
+    folders.save(params, folder, "model", dtype)
+
+
+def load(folder: Path) -> tuple[Classifier, Params]:
+    """Reads what `save` wrote; raises ValueError or FileNotFoundError with one line naming what is wrong."""
+    fields = folders.read_json(folder / "config.json")
+    if fields.get("_class_name") != _CLASS:
+        raise ValueError(f"{folder}/config.json: _class_name = {fields.get('_class_name')!r} must be {_CLASS!r}")
+    rows = tuple(Row(*row) for row in fields["rows"])
+    config = MobileNetV3Config(rows, fields["last_channels"], fields["num_classes"], fields["stem"])
+    classifier = Classifier.make(config, {name: tuple(classes) for name, classes in fields["heads"].items()})
+    return classifier, folders.load(classifier.network, folder, "model")

@@ -1,0 +1,70 @@
+"""Writes the pretrained world as one folder: a diffusers pipeline, and beside it what judges its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fairjax.convert import folders
+from fairjax.faces import classifier as classifiers
+from fairjax.models.functional import Params
+from fairjax.portraits import recipe
+from fairjax.portraits.world import FACE_BOX
+
+if TYPE_CHECKING:
+    from fairjax.portraits.pretrain import Pretraining
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+"""Where the package keeps the model that it ships with."""
+
+_SHARD = 4_000_000
+"""Bytes in a file at most, so that no file of the repository is large."""
+
+_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def export(work: Pretraining, folder: Path) -> None:
+    """Writes every network of `work`, in half precision, into `folder` (replacing what is there)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    folders.write_json(folder / "model_index.json", _INDEX)
+    folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
+    work.tokenizer.save_pretrained(folder / "tokenizer")
+    text, vision = recipe.text(work.tokenizer), recipe.VISION
+    scaling = {"scaling_factor": work.latents.scaling_factor}
+    clip = work.clip
+    _write(folder / "unet", folders.WEIGHTS, "UNet2DConditionModel", recipe.UNET, work.unet)
+    _write(folder / "vae", folders.WEIGHTS, "AutoencoderKL", recipe.VAE, work.vae, **scaling)
+    _write(folder / "text_encoder", "model", "CLIPTextModel", text, {"text_model": clip["text_model"]})
+    tower = {name: clip[name] for name in ("vision_model", "visual_projection")}
+    _write(folder / "image_semantics", "model", "CLIPVisionModelWithProjection", vision, tower)
+    for name in ("classifier", "classifier_eval"):
+        classifiers.save(work.classifier_network(name), work.classifier(name), folder / name, np.float16)
+    classifiers.save(work.face_network, work.face, folder / "face_embedding", np.float16)
+    folders.write_weights(folder / "face_embedding", "bank", {"embeddings": work.bank.astype(np.float16)})
+    folders.write_json(folder / "faces.json", {"detector": "fixed", "box": FACE_BOX})
+
+
+def _write(folder: Path, stem: str, name: str, config: Any, params: Params, **measured: float) -> None:
+    kind = "architectures" if name.startswith("CLIP") else "_class_name"
+    fields = {kind: [name] if kind == "architectures" else name} | dataclasses.asdict(config) | measured
+    if kind == "architectures":
+        fields["model_type"] = "clip_text_model" if "Text" in name else "clip_vision_model"
+    folders.write_json(folder / "config.json", fields)
+    folders.save(jax.tree.map(np.asarray, params), folder, stem, np.float16, _SHARD)
