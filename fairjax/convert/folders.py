@@ -93,18 +93,26 @@ def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], ma
 
 
 def load(
-    network: Network, folder: Path, stem: str, ignore: Iterable[str] = (), rename: Mapping[str, str] | None = None
+    network: Network,
+    folder: Path,
+    stem: str,
+    ignore: Iterable[str] = (),
+    rename: Mapping[str, str] | None = None,
+    prefix: str = "",
 ) -> Params:
     """Reads a network's parameters, as float32 numpy arrays.
 
     Args:
         ignore: endings of tensors that are expected and not needed.
         rename: what to replace in tensor names before they are matched (older spellings).
+        prefix: put before the names of a file in which no tensor has it.
 
     Raises:
         ValueError: one line with the folder and every tensor that does not fit.
     """
     tensors = read_weights(folder, stem)
+    if not any(name.startswith(prefix) for name in tensors):
+        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
     for old, new in (rename or {}).items():
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
     try:

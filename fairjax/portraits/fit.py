@@ -89,8 +89,9 @@ def fit(
             state, new_metrics = update(state, step, batch(step))
             # the metrics of the step before are fetched while this one runs
             if time.monotonic() - shown > 10 or step + 1 == fit.steps:
+                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())  # waits for the step before
                 speed = (step + 1 - since) * fit.batch_size / (time.monotonic() - shown)
-                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items()) + f"  {speed:.0f} images/s"
+                text += f"  {speed:.0f} images/s"
                 progress.update(task, completed=step + 1, metrics=text)
                 if not console.is_terminal:
                     console.print(f"{name} {step + 1}/{fit.steps}  {text}", highlight=False)

@@ -39,12 +39,12 @@ HELD_OUT = 1_000
 """How many portraits, numbered after those trained on, measure the quality."""
 
 FITS = {
-    "vae": Fit(steps=1_500, batch_size=32, learning_rate=2e-3),
+    "vae": Fit(steps=1_800, batch_size=16, learning_rate=2e-3, ema=0.998),
     "clip": Fit(steps=700, batch_size=128, learning_rate=1e-3),
-    "unet": Fit(steps=4_000, batch_size=128, learning_rate=1e-3, ema=0.998),
-    "classifier": Fit(steps=900, batch_size=64, learning_rate=3e-3),
-    "classifier_eval": Fit(steps=900, batch_size=64, learning_rate=3e-3),
-    "face": Fit(steps=500, batch_size=48, learning_rate=2e-3),
+    "unet": Fit(steps=4_000, batch_size=64, learning_rate=1e-3, ema=0.998),
+    "classifier": Fit(steps=900, batch_size=32, learning_rate=3e-3),
+    "classifier_eval": Fit(steps=900, batch_size=32, learning_rate=3e-3),
+    "face": Fit(steps=400, batch_size=32, learning_rate=2e-3),
 }
 HEADS = ATTRIBUTES | {"occupation": tuple(o.name for o in OCCUPATIONS), "face": ("absent", "present")}
 PEOPLE = 5_000

@@ -1,7 +1,7 @@
 """The sizes of the portraits model: every network of the embedded world, as data.
 
-What costs on two CPU cores is convolution at full resolution, so the autoencoder is narrow at 64 px and the
-UNet works on an 8x8 grid, where four million parameters take a millisecond an image.
+What costs on two CPU cores is convolution at full resolution, so the autoencoder is narrow at 64 px and
+the UNet works on an 8x8 grid, where four million parameters take a millisecond an image.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ VAE = VAEConfig(
     layers_per_block=1,
     latent_channels=8,
     norm_num_groups=8,
+    mid_block_add_attention=False,
     scaling_factor=1.0,  # measured on the training renders when the autoencoder is done
 )
 

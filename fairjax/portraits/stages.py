@@ -40,7 +40,7 @@ def autoencoder(vae: Network, renders: Renders, fit: Fit, seed: int) -> tuple[Lo
         edges = jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
         kl = posterior.kl().mean()
         psnr = 10 * jnp.log10(4.0 / jnp.mean(error**2))
-        return pixels + 0.5 * edges + jnp.mean(error**2) + 1e-5 * kl, ({"PSNR": psnr, "KL": kl}, {})
+        return pixels + 0.5 * edges + jnp.mean(error**2) + 3e-6 * kl, ({"PSNR": psnr, "KL": kl}, {})
 
     return loss, lambda step: renders.pixels(pick(step))
 

@@ -1,0 +1,224 @@
+"""A text-to-image pipeline: Stable Diffusion's networks as pure functions, read from a diffusers folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import CLIPTokenizer
+
+from fairjax.adapters import bundle as bundles
+from fairjax.adapters.bundle import Bundle
+from fairjax.convert import folders
+from fairjax.diffusion import chain, solvers
+from fairjax.diffusion.guidance import Conditioning, guided
+from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
+from fairjax.models.functional import Network, Params, functional
+from fairjax.models.unet import UNet2DConditionModel, UNetConfig
+from fairjax.models.vae import AutoencoderKL, VAEConfig
+
+PORTRAITS = "portraits"
+"""The name of the embedded pipeline, which ships with the package."""
+
+_HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a pipeline: the embedded one by name, a local folder, or a hub id, which is downloaded.
+
+    Raises:
+        FileNotFoundError: one line, where it is none of these.
+    """
+    if str(name) == PORTRAITS:
+        return Path(__file__).parent / "portraits" / "weights"
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"model = {str(name)!r}: no such folder, nor {PORTRAITS!r} or a hub id such as 'org/name'")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileNotFoundError(f"model = {str(name)!r}: no such folder, and the hub says: {reason}") from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Networks and what they need around them. The parameters are a value beside, never inside a network.
+
+    Its functions of arrays (`encode`, `denoise`, `decode`, `sample`) take parameters as an argument and may be
+    traced; `generate` is for people.
+    """
+
+    text_encoder: Network
+    unet: Network
+    vae: Network
+    tokenizer: CLIPTokenizer
+    schedule: NoiseSchedule
+    scaling_factor: float
+    latent_shape: tuple[int, int, int]  # h, w, c
+    params: dict[str, Params]  # "text_encoder", "unet", "vae"
+    folder: Path
+    bundle: Bundle = dataclasses.field(default_factory=dict)
+    """The adapters that `generate` uses."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = PORTRAITS) -> Pipeline:
+        """Reads a pipeline.
+
+        Args:
+            name: "portraits" (embedded), a folder that diffusers can read, or a hub id.
+
+        Raises:
+            FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
+        """
+        folder = find(name)
+        text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
+        unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
+        vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
+        scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
+        networks = {
+            "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
+            "unet": functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs)),
+            "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs)),
+        }
+        params = {
+            "text_encoder": _load_text_encoder(networks["text_encoder"], folder / "text_encoder"),
+            "unet": folders.load(networks["unet"], folder / "unet", folders.WEIGHTS),
+            "vae": folders.load(networks["vae"], folder / "vae", folders.WEIGHTS, rename=_OLD_ATTENTION),
+        }
+        side = unet.sample_size or 64
+        return cls(
+            **networks,
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            schedule=NoiseSchedule.from_dict(scheduler),
+            scaling_factor=vae.scaling_factor,
+            latent_shape=(side, side, unet.in_channels),
+            params=jax.tree.map(jnp.asarray, params),
+            folder=folder,
+        )
+
+    def with_bundle(self, bundle: Bundle) -> Pipeline:
+        """The pipeline with these adapters in place of those it had."""
+        return dataclasses.replace(self, bundle=bundle)
+
+    def token_ids(self, prompts: Sequence[str], bundle: Bundle | None = None) -> np.ndarray:
+        """Token ids [n, length] of prompts, padded to the tokenizer's length, soft tokens of `bundle` put in."""
+        tokenizer = self.tokenizer
+        encoded = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="np")
+        ids = np.asarray(encoded.input_ids, np.int32)
+        return bundles.prefix(ids, bundle or {}, tokenizer.bos_token_id, tokenizer.eos_token_id, self.vocabulary)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the text encoder knows, soft tokens not counted."""
+        return self.text_encoder.abstract["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[0]
+
+    def encode(self, params: dict[str, Params], bundle: Bundle, ids: jax.Array) -> jax.Array:
+        """Token ids [n, length] -> encoder_hidden_states [n, length, channels]."""
+        merged = bundles.merge_text(params["text_encoder"], bundle)
+        return self.text_encoder.apply(merged, ids).last_hidden_state
+
+    def denoise(self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
+        """The UNet's output; `params` is `{"unet": frozen, "bundle": adapters}`."""
+        return self.unet.apply(bundles.merge_unet(params["unet"], params["bundle"]), latents, timesteps, context)
+
+    def decode(self, params: dict[str, Params], latents: jax.Array) -> jax.Array:
+        """Latents [n, h, w, c] -> images [n, H, W, 3] in [-1, 1]."""
+        images = self.vae.apply(params["vae"], latents / self.scaling_factor, method="decode")
+        return jnp.clip(images, -1, 1)
+
+    def noise(self, image_keys: jax.Array) -> jax.Array:
+        """Standard normal latents, one for each key: an image depends on its key and on nothing else."""
+        return jax.vmap(lambda key: jax.random.normal(key, self.latent_shape))(image_keys)
+
+    def sample(
+        self, params: dict[str, Params], bundle: Bundle, ids: jax.Array, empty: jax.Array, noise: jax.Array,
+        table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float, **gradient,
+    ) -> jax.Array:  # fmt: skip
+        """Images of prompts: `noise` [p * n, ...], images of one prompt together, for `ids` [p, length].
+
+        Args:
+            empty: token ids [1, length] of the empty prompt.
+            gradient: what `fairjax.diffusion.chain.sample` takes: gradient, grad_steps, microbatch, image_keys.
+
+        Returns:
+            images [p * n, H, W, 3] in [-1, 1].
+        """
+        each = noise.shape[0] // ids.shape[0]
+        states = self.encode(params, bundle, jnp.concatenate([empty, ids]))
+        unconditional = jnp.broadcast_to(states[:1], (noise.shape[0], *states.shape[1:]))
+        context = Conditioning(unconditional, jnp.repeat(states[1:], each, axis=0))
+        network = {"unet": params["unet"], "bundle": {k: v for k, v in bundle.items() if k == "unet"}}
+        denoise = guided(self.denoise, guidance_scale)
+        latents = chain.sample(denoise, network, context, noise, table, num_steps, **gradient)
+        return self.decode(params, latents)
+
+    def generate(
+        self, prompts: Sequence[str], num_images: int = 1, *, seed: int = 0, num_steps: int = 25,
+        guidance_scale: float = 7.5, batch_size: int = 32,
+    ) -> np.ndarray:  # fmt: skip
+        """Images uint8 [prompts, num_images, H, W, 3].
+
+        An image depends on the seed, its prompt's place and its own number, not on `batch_size` or on how many
+        others are made, so that the same call with and without adapters starts from the same noise.
+        """
+        merged, ids = bundles.merge(self.params, self.bundle), self.token_ids(prompts, self.bundle)
+        empty = self.token_ids([""], self.bundle)
+        table = solver_table(self.schedule, num_steps)
+        indices = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
+        images = []
+        for start in range(0, len(indices), batch_size):
+            chosen = indices[start : start + batch_size]
+            # the last batch is filled up, so that one compilation serves all
+            rows = np.concatenate([chosen, np.repeat(chosen[-1:], min(batch_size, len(indices)) - len(chosen), 0)])
+            keys = image_keys(jax.random.key(seed), jnp.asarray(rows))
+            batch = _generate(self, merged, ids[rows[:, 0]], empty, keys, table, num_steps, guidance_scale)
+            images.append(np.asarray(batch)[: len(chosen)])
+        shape = images[0].shape[1:]
+        return np.concatenate(images).reshape(len(prompts), num_images, *shape)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def _generate(pipeline, params, ids, empty, keys, table, num_steps, guidance_scale):
+    """Images uint8 of parameters that hold their adapters already; one prompt for each key."""
+    noise = pipeline.noise(keys)
+    return to_uint8(pipeline.sample(params, {}, ids, empty, noise, table, num_steps, guidance_scale))
+
+
+def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
+    """A key for each image, `key` folded by the image's indices [n, k] in turn."""
+
+    def fold(row: jax.Array) -> jax.Array:
+        folded = key
+        for number in range(indices.shape[1]):
+            folded = jax.random.fold_in(folded, row[number])
+        return folded
+
+    return jax.vmap(fold)(indices)
+
+
+def to_uint8(images: jax.Array) -> jax.Array:
+    """Images in [-1, 1] as bytes."""
+    return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+@functools.lru_cache
+def solver_table(schedule: NoiseSchedule, max_steps: int) -> solvers.SolverTable:
+    """DPM-Solver++ for 1 to `max_steps` steps."""
+    return jax.tree.map(jnp.asarray, solvers.table(schedule, "dpm-solver++", max_steps))
+
+
+def _load_text_encoder(network: Network, folder: Path) -> Params:
+    """Newer transformers name the tensors without the leading `text_model.`, all published files with it."""
+    return folders.load(network, folder, "model", ignore=("position_ids",), prefix="text_model.")

@@ -1,0 +1,171 @@
+"""One training step, from top to bottom in the order of the paper (Shen et al., 2024, section 4).
+
+    adapter -> chain -> images -> faces -> probabilities -> targets -> losses -> gradient -> adapter
+
+It is written for one device over a named axis: each device makes its share of every prompt's images. Two things
+cross devices: class probabilities, because targets are a property of all images of a prompt, and gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fairjax import parallel
+from fairjax.config import LossSection, TrainingSection
+from fairjax.diffusion.solvers import SolverTable
+from fairjax.faces.judges import Judges, Verdict
+from fairjax.fairness import losses
+from fairjax.fairness.targets import targets
+from fairjax.pipeline import Pipeline, image_keys
+from fairjax.training.state import State, update
+
+NOISE, CHOICE, DRAWS = range(3)
+"""What a step's randomness is for: starting latents, choice of solver steps, draws of the target distribution."""
+
+
+class Batch(NamedTuple):
+    """What one step is asked for."""
+
+    ids: jax.Array  # [p, length], token ids of the prompts
+    empty: jax.Array  # [1, length], of the empty prompt; soft tokens are in both
+    plain_ids: jax.Array  # [p, length], the same without soft tokens, for the frozen model
+    plain_empty: jax.Array  # [1, length]
+    distributions: jax.Array  # [p, cells], the wished distribution of each prompt
+    num_steps: jax.Array  # [], solver steps
+    key: jax.Array  # of this step
+
+
+class Frozen(NamedTuple):
+    """What training does not change, as arguments of the program, not constants in it."""
+
+    pipeline: dict[str, Any]
+    judges: dict[str, Any]
+    table: SolverTable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """The static part of a step: networks and choices."""
+
+    pipeline: Pipeline
+    judges: Judges
+    attributes: tuple[str, ...]  # those of the target, in its order
+    training: TrainingSection
+    loss: LossSection
+
+    def __call__(self, state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
+        """Returns the new state, scalars to log, and this device's images [p, n, H, W, 3]."""
+        prompts, share = batch.ids.shape[0], self._numbers()
+        rows = jnp.stack([jnp.repeat(jnp.arange(prompts), len(share)), jnp.tile(share, prompts)], axis=1)
+        noise = self.pipeline.noise(image_keys(jax.random.fold_in(batch.key, NOISE), rows))
+        choice = image_keys(jax.random.fold_in(batch.key, CHOICE), rows)
+
+        original = self._images(frozen, {}, batch.plain_ids, batch.plain_empty, noise, batch, choice)
+        images, pull_back = jax.vjp(
+            lambda bundle: self._images(frozen, bundle, batch.ids, batch.empty, noise, batch, choice), state.bundle
+        )
+        (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(
+            images, lax.stop_gradient(original), frozen, batch
+        )
+        (gradient,) = pull_back(cotangent)
+        gradient, scalars = parallel.mean((gradient, scalars))
+        scalars["gradient_norm"] = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+        return update(state, gradient, self.training), scalars, images.reshape(prompts, -1, *images.shape[1:])
+
+    def _numbers(self) -> jax.Array:
+        return parallel.local_images(self.training.images_per_prompt)
+
+    def _images(self, frozen, bundle, ids, empty, noise, batch, choice):
+        t = self.training
+        return self.pipeline.sample(
+            frozen.pipeline, bundle, ids, empty, noise, frozen.table, batch.num_steps, t.guidance_scale,
+            gradient=t.gradient, grad_steps=t.grad_steps, microbatch=t.microbatch,
+            image_keys=choice if t.grad_steps else None,
+        )  # fmt: skip
+
+    def _loss(self, images, original, frozen, batch):
+        """The mean loss of this device's images, and what it is made of."""
+        judges, weights = self.judges, self.loss
+        verdict = judges.verdict(frozen.judges, images)
+        frozen_verdict = judges.verdict(frozen.judges, original)
+        labels = self._targets(verdict, batch)
+        frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
+        frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
+
+        fairness = sum(
+            losses.alignment_loss(verdict.logits[name], label) for name, label in zip(self.attributes, labels, strict=True)
+        )
+        image = self._image_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
+        face = self._face_loss(images, original, verdict, labels, frozen_labels, frozen_probs, frozen)
+        total = jnp.mean(fairness + weights.image * image + weights.face * face)
+        targeted = jnp.stack([label >= 0 for label in labels])
+        scalars = {
+            "loss": total,
+            "loss/fairness": fairness.mean(),
+            "loss/image": image.mean(),
+            "loss/face": face.mean(),
+            "faces": verdict.has_face.mean(),
+            "targeted": targeted.mean(),
+        }
+        return total, scalars | self._shares(verdict, batch)
+
+    def _targets(self, verdict: Verdict, batch: Batch) -> list[jax.Array]:
+        """The class that each of this device's images should become, per attribute [p * n]; -1 for none."""
+        prompts = batch.ids.shape[0]
+        per_prompt = lambda x: x.reshape(prompts, -1, *x.shape[1:])  # noqa: E731
+        everyone = [parallel.gather(per_prompt(lax.stop_gradient(verdict.probs[name]))) for name in self.attributes]
+        has_face = parallel.gather(per_prompt(verdict.has_face))
+        keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), prompts)
+        labels = jax.vmap(
+            lambda *args: targets(args[:-3], *args[-3:], threshold=self.loss.threshold, num_sets=500).labels
+        )(*everyone, batch.distributions, has_face, keys)
+        return [parallel.mine(label).reshape(-1) for label in labels]
+
+    def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
+        """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
+        inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
+        boxes = self.judges.boxes(verdict.has_face & frozen_verdict.has_face)
+        scaled = losses.scale_gradient_in_box(images, boxes, inside)
+        factors = losses.image_factors(
+            labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor1), self.loss.no_face
+        )
+        meaning = self.judges.meaning(frozen.judges, scaled)
+        return factors * losses.cosine_distance(meaning, self.judges.meaning(frozen.judges, original))
+
+    def _face_loss(self, images, original, verdict, labels, frozen_labels, frozen_probs, frozen):
+        """Keeps faces those of somebody: the frozen image's own where it may stay, else a near one of the bank."""
+        embeddings = self.judges.identity(frozen.judges, images)
+        wished = losses.realism_target(
+            embeddings, self.judges.identity(frozen.judges, original), frozen.judges["bank"],
+            labels, frozen_labels, frozen_probs, self.loss.confidence,
+        )  # fmt: skip
+        return jnp.where(verdict.has_face, losses.cosine_distance(embeddings, wished), 0)
+
+    def _factors(self, by_attribute: dict[str, float]) -> list[float]:
+        return [by_attribute.get(name, self.loss.default_factor) for name in self.attributes]
+
+    def _shares(self, verdict: Verdict, batch: Batch) -> dict[str, jax.Array]:
+        """The mean over prompts of the difference between class shares, as the images of this step show it."""
+        prompts, shares = batch.ids.shape[0], {}
+        for name in self.attributes:
+            classes = verdict.logits[name].shape[1]
+            shown = jax.nn.one_hot(verdict.logits[name].argmax(1), classes) * verdict.has_face[:, None]
+            counts = parallel.mean(shown.reshape(prompts, -1, classes).sum(1))
+            share = counts / jnp.maximum(counts.sum(1, keepdims=True), 1e-6)
+            first, second = np.triu_indices(classes, k=1)
+            shares[f"bias/{name}"] = jnp.abs(share[:, first] - share[:, second]).mean()
+        return shares
+
+
+def program(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    """The step over every device of a mesh: (state, frozen, batch) -> (state, scalars, images of all devices)."""
+    replicated = parallel.REPLICATED
+    spread_images = jax.sharding.PartitionSpec(None, parallel.AXIS)
+    return parallel.spread(step, mesh, (replicated,) * 3, (replicated, replicated, spread_images))
