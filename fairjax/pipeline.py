@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import CLIPTokenizer
 
+from fairjax import parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
 from fairjax.convert import folders
@@ -69,8 +70,6 @@ class Pipeline:
     latent_shape: tuple[int, int, int]  # h, w, c
     params: dict[str, Params]  # "text_encoder", "unet", "vae"
     folder: Path
-    bundle: Bundle = dataclasses.field(default_factory=dict)
-    """The adapters that `generate` uses."""
 
     @classmethod
     def from_pretrained(cls, name: str | Path = PORTRAITS) -> Pipeline:
@@ -107,10 +106,6 @@ class Pipeline:
             params=jax.tree.map(jnp.asarray, params),
             folder=folder,
         )
-
-    def with_bundle(self, bundle: Bundle) -> Pipeline:
-        """The pipeline with these adapters in place of those it had."""
-        return dataclasses.replace(self, bundle=bundle)
 
     def token_ids(self, prompts: Sequence[str], bundle: Bundle | None = None) -> np.ndarray:
         """Token ids [n, length] of prompts, padded to the tokenizer's length, soft tokens of `bundle` put in."""
@@ -165,35 +160,47 @@ class Pipeline:
         return self.decode(params, latents)
 
     def generate(
-        self, prompts: Sequence[str], num_images: int = 1, *, seed: int = 0, num_steps: int = 25,
-        guidance_scale: float = 7.5, batch_size: int = 32,
+        self, prompts: Sequence[str], num_images: int = 1, *, bundle: Bundle | None = None, seed: int = 0,
+        num_steps: int = 25, guidance_scale: float = 7.5, batch_size: int = 64,
+        on_batch: Callable[[int], None] = lambda images: None,
     ) -> np.ndarray:  # fmt: skip
-        """Images uint8 [prompts, num_images, H, W, 3].
+        """Images uint8 [prompts, num_images, H, W, 3], made on every device.
 
-        An image depends on the seed, its prompt's place and its own number, not on `batch_size` or on how many
-        others are made, so that the same call with and without adapters starts from the same noise.
+        An image depends on the seed, its prompt's place and its own number, not on `batch_size`, on how many
+        others are made or on the devices; so the same call with and without adapters starts from the same noise.
+
+        Args:
+            bundle: the adapters to use, such as `load_adapter` reads.
+            on_batch: told how many images a finished batch had.
         """
-        merged, ids = bundles.merge(self.params, self.bundle), self.token_ids(prompts, self.bundle)
-        empty = self.token_ids([""], self.bundle)
-        table = solver_table(self.schedule, num_steps)
-        indices = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
+        bundle, mesh = bundle or {}, parallel.mesh()
+        merged = parallel.replicate(bundles.merge(self.params, bundle), mesh)
+        ids, empty = self.token_ids(prompts, bundle), self.token_ids([""], bundle)
+        table, program = solver_table(self.schedule, num_steps), _generation(self, mesh, guidance_scale)
+        rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
+        size = -(-min(batch_size, len(rows)) // mesh.size) * mesh.size
         images = []
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            # the last batch is filled up, so that one compilation serves all
-            rows = np.concatenate([chosen, np.repeat(chosen[-1:], min(batch_size, len(indices)) - len(chosen), 0)])
-            keys = image_keys(jax.random.key(seed), jnp.asarray(rows))
-            batch = _generate(self, merged, ids[rows[:, 0]], empty, keys, table, num_steps, guidance_scale)
-            images.append(np.asarray(batch)[: len(chosen)])
-        shape = images[0].shape[1:]
-        return np.concatenate(images).reshape(len(prompts), num_images, *shape)
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            count = len(batch)
+            batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
+            made = program(merged, ids[batch[:, 0]], empty, batch, jax.random.key(seed), table, num_steps)
+            images.append(np.asarray(made)[:count])
+            on_batch(count)
+        return np.concatenate(images).reshape(len(prompts), num_images, *images[0].shape[1:])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7))
-def _generate(pipeline, params, ids, empty, keys, table, num_steps, guidance_scale):
-    """Images uint8 of parameters that hold their adapters already; one prompt for each key."""
-    noise = pipeline.noise(keys)
-    return to_uint8(pipeline.sample(params, {}, ids, empty, noise, table, num_steps, guidance_scale))
+@functools.lru_cache
+def _generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float) -> Callable[..., jax.Array]:
+    """The program behind `generate`: adapters are merged already, every image has a prompt of its own."""
+
+    def images(params, ids, empty, rows, key, table, num_steps):
+        noise = pipeline.noise(image_keys(key, rows))
+        return to_uint8(pipeline.sample(params, {}, ids, empty, noise, table, num_steps, guidance_scale))
+
+    replicated, spread = parallel.REPLICATED, parallel.SPREAD
+    specs = (replicated, spread, replicated, spread, replicated, replicated, replicated)
+    return parallel.spread(images, mesh, specs, spread)
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:

@@ -46,6 +46,8 @@ def export(work: Pretraining, folder: Path) -> None:
     folders.write_json(folder / "model_index.json", _INDEX)
     folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     work.tokenizer.save_pretrained(folder / "tokenizer")
+    for name in ("vocab.json", "merges.txt"):  # what older readers want
+        shutil.copy(work.folder / "tokenizer" / name, folder / "tokenizer" / name)
     text, vision = recipe.text(work.tokenizer), recipe.VISION
     scaling = {"scaling_factor": work.latents.scaling_factor}
     clip = work.clip

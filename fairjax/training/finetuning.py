@@ -1,0 +1,138 @@
+"""A finetuning from its configuration to its adapter: build, run, resume, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import parallel
+from fairjax.adapters import bundle as bundles
+from fairjax.adapters.bundle import Bundle
+from fairjax.checkpoints import Checkpoints
+from fairjax.config import Experiment, TargetSection
+from fairjax.faces import judges as judging
+from fairjax.faces.judges import Judges
+from fairjax.fairness import attributes as fairness
+from fairjax.fairness.attributes import Attribute, Target
+from fairjax.pipeline import Pipeline, find, solver_table, to_uint8
+from fairjax.training import step as steps
+from fairjax.training.state import State, initial
+from fairjax.training.subjects import Prompt, Subjects, subjects
+
+
+class Progress(NamedTuple):
+    """What a callback is told after each step."""
+
+    step: int  # 1 is the first
+    steps: int
+    scalars: dict[str, float]
+    prompts: list[Prompt]
+    images: Callable[[], np.ndarray]  # uint8 [p, n, H, W, 3], fetched when called
+
+
+OnStep = Callable[[Progress], None]
+
+
+def joint_target(section: TargetSection, known: tuple[Attribute, ...]) -> Target:
+    """The target distribution of a section over its joint classes; ValueError, one line, where it cannot be."""
+    chosen = fairness.select(section.attributes, known)
+    if section.distribution is not None:
+        return Target(section.attributes, section.distribution)
+    for name in section.marginals:
+        if name not in section.attributes:
+            raise ValueError(f"target.marginals: {name!r} is not among target.attributes {list(section.attributes)}")
+    cells = np.ones(1)
+    for attribute in chosen:
+        shares = section.marginals.get(attribute.name, (1 / len(attribute.classes),) * len(attribute.classes))
+        alone = fairness.distribution(Target((attribute.name,), shares), known)
+        cells = (cells[:, None] * alone.astype(np.float64)[None, :]).reshape(-1)
+    return Target(section.attributes, tuple(cells / cells.sum()))
+
+
+class Finetuning:
+    """One experiment, ready to run; building it reads and checks everything that can be wrong.
+
+    Raises:
+        ValueError, OSError: one line, for models that are not there or do not fit the configuration.
+    """
+
+    def __init__(self, config: Experiment, mesh: jax.sharding.Mesh | None = None):
+        self.config = config
+        self.mesh = mesh or parallel.mesh()
+        self.pipeline = Pipeline.from_pretrained(config.model)
+        self.judges: Judges = judging.load(find(config.judges))
+        self.attributes = judging.attributes(self.judges.classifier)
+        self.target = joint_target(config.target, self.attributes)
+        self.subjects: Subjects = subjects(config.prompts)
+        self._distributions = self._by_subject()
+        training, devices = config.training, self.mesh.size
+        if training.images_per_prompt % devices:
+            raise ValueError(
+                f"training.images_per_prompt = {training.images_per_prompt} must be a multiple of the {devices} devices"
+            )
+        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
+        self._program = steps.program(self._step, self.mesh)
+        table = solver_table(self.pipeline.schedule, training.num_steps[1])
+        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
+        self._key = jax.random.key(config.seed)
+
+    def _by_subject(self) -> dict[str, np.ndarray]:
+        section = self.config.target
+        for subject in section.prompts:
+            if subject not in self.subjects.trained:
+                raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
+        own = {subject: Target(section.attributes, shares) for subject, shares in section.prompts.items()}
+        names = self.subjects.trained
+        rows = fairness.per_prompt(names, self.target, own, self.attributes)
+        return dict(zip(names, rows, strict=True))
+
+    def initial(self) -> State:
+        """The state before the first step: adapters that change nothing."""
+        adapter = self.config.adapter
+        key = jax.random.fold_in(self._key, 1)
+        bundle = bundles.init(adapter.kinds, self.pipeline.params, adapter.rank, adapter.num_tokens, key)
+        return parallel.replicate(initial(bundle, self.config.training), self.mesh)
+
+    def batch(self, number: int, bundle: Bundle) -> tuple[steps.Batch, list[Prompt]]:
+        """What step `number` (from 0) is asked for: a pure function of the configuration and the number."""
+        training = self.config.training
+        prompts = self.subjects.training(self.config.seed, number, training.prompts_per_step)
+        texts = [prompt.text for prompt in prompts]
+        low, high = training.num_steps
+        num_steps = np.random.default_rng([self.config.seed, 2, number]).integers(low, high + 1)
+        ids, plain = self.pipeline.token_ids(["", *texts], bundle), self.pipeline.token_ids(["", *texts])
+        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), number)
+        distributions = np.stack([self._distributions[prompt.subject] for prompt in prompts])
+        fields = (ids[1:], ids[:1], plain[1:], plain[:1], distributions, np.int32(num_steps), key)
+        return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
+
+    def run(self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None) -> State:
+        """All steps that are left, from the newest checkpoint where there is one.
+
+        The numbers are those of an uninterrupted run: every step draws from the seed and its own number alone.
+        """
+        state, steps_in_all = self.initial(), self.config.training.steps
+        start = (checkpoints.latest() or 0) if checkpoints else 0
+        if checkpoints and start:
+            state = checkpoints.restore(start, state)
+        pending: Callable[[], None] = lambda: None  # noqa: E731
+        for number in range(start, steps_in_all):
+            batch, prompts = self.batch(number, state.bundle)
+            state, scalars, images = self._program(state, self._frozen, batch)
+            pending()  # tells of the step before while this one runs
+            pending = self._telling(on_step, number + 1, scalars, prompts, images)
+            if checkpoints and ((number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all):
+                checkpoints.save(number + 1, state)
+        pending()
+        return state
+
+    def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):
+        def tell() -> None:
+            values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+            on_step(Progress(number, self.config.training.steps, values, prompts, lambda: np.asarray(to_uint8(images))))
+
+        return tell

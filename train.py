@@ -1,0 +1,27 @@
+"""Finetunes a text-to-image model for fairness: `python train.py`, or with `--config configs/....yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fairjax.config import Experiment
+from fairjax.schema import command, parse
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+
+
+@command
+def main(argv: list[str]) -> None:
+    config, options = parse(Experiment, argv, "train.py", __doc__, _options)
+    from rich.console import Console
+
+    from fairjax.training.run import run  # after the configuration: its errors and --help are instant
+
+    run(config, options.resume, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
