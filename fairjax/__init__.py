@@ -1,0 +1,49 @@
+"""fairjax finetunes text-to-image diffusion models so that they show people as the user chooses.
+
+>>> import fairjax
+>>> pipeline = fairjax.Pipeline.from_pretrained("portraits")
+>>> images = pipeline.generate(["a portrait of a pilot"], num_images=4, seed=0)
+>>> images.shape
+(1, 4, 64, 64, 3)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairjax.api import classify, finetune, measure_bias
+    from fairjax.config import Experiment
+    from fairjax.convert.bundles import load_adapter, save_adapter
+    from fairjax.pipeline import Pipeline
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Pipeline": "fairjax.pipeline",
+    "Experiment": "fairjax.config",
+    "load_adapter": "fairjax.convert.bundles",
+    "save_adapter": "fairjax.convert.bundles",
+    "classify": "fairjax.api",
+    "measure_bias": "fairjax.api",
+    "finetune": "fairjax.api",
+}
+
+__all__ = [
+    "Experiment",
+    "Pipeline",
+    "classify",
+    "finetune",
+    "load_adapter",
+    "measure_bias",
+    "save_adapter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for when it is: `import fairjax` alone, as `train.py --help` does it, starts no jax."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fairjax' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -15,7 +15,7 @@ from fairjax.models.mobilenet import MobileNetV3, MobileNetV3Config, Row
 _CLASS = "MobileNetV3"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
     """`logits(params, images)` by head; `params` are apart, so that a jitted step does not hold them as constants."""
 

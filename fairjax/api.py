@@ -1,0 +1,83 @@
+"""The public interface for scripts and notebooks: classify images, measure bias, run a finetuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fairjax.adapters.bundle import Bundle
+from fairjax.checkpoints import Checkpoints
+from fairjax.config import Experiment
+from fairjax.evaluation import measuring
+from fairjax.evaluation.measuring import Seen
+from fairjax.faces import judges
+from fairjax.fairness import metrics
+from fairjax.pipeline import PORTRAITS, Pipeline, find
+from fairjax.training.finetuning import Finetuning, OnStep
+
+
+def classify(images: np.ndarray, judge: str | Path = PORTRAITS) -> Seen:
+    """What the evaluation classifier sees in images.
+
+    Args:
+        images: uint8 [p, n, H, W, 3], as `Pipeline.generate` gives them.
+        judge: "portraits", or a folder with a `classifier_eval` in it.
+
+    Returns:
+        class probabilities by attribute [p, n, classes], whether a face is shown [p, n], and what else is.
+    """
+    classifier, params = judges.load_evaluation(find(judge))
+    return measuring.classify(classifier, params, images)
+
+
+def measure_bias(
+    pipeline: Pipeline, prompts: Sequence[str], num_images: int = 64, *, bundle: Bundle | None = None, seed: int = 1_000,
+    num_steps: int = 12, guidance_scale: float = 3.0, judge: str | Path = PORTRAITS,
+) -> dict[str, float]:  # fmt: skip
+    """The bias of each attribute: mean absolute difference of class frequencies, averaged over the prompts.
+
+    0 is uniform; an exactly fair model measures about 0.10 for two classes at 64 images.
+    """
+    images = pipeline.generate(
+        prompts, num_images, bundle=bundle, seed=seed, num_steps=num_steps, guidance_scale=guidance_scale
+    )
+    seen = classify(images, judge)
+    biases = {}
+    for name, probs in seen.probs.items():
+        labels, sizes = probs.argmax(-1), (probs.shape[-1],)
+        shares = [metrics.frequencies([row[face]], sizes) for row, face in zip(labels, seen.has_face, strict=True)]
+        biases[name] = float(np.nanmean([metrics.bias(share) for share in shares]))
+    return biases
+
+
+class Finetuned(NamedTuple):
+    """What a finetuning gives."""
+
+    bundle: Bundle  # the averaged adapters, as numpy arrays
+    steps: int
+    skipped: int  # steps left out because a gradient was not finite
+
+
+def finetune(
+    config: Experiment, on_step: OnStep = lambda progress: None, checkpoints: str | Path | None = None
+) -> Finetuned:
+    """Runs a finetuning.
+
+    Args:
+        on_step: called after each step with its number, its scalars, its prompts and its images.
+        checkpoints: a folder to save to, and to resume from if it has some.
+
+    Raises:
+        ValueError, OSError: one line, before anything has run.
+    """
+    kept = Checkpoints(Path(checkpoints)) if checkpoints else None
+    try:
+        state = Finetuning(config).run(kept, on_step)
+    finally:
+        if kept:
+            kept.close()
+    return Finetuned(jax.device_get(state.ema), int(state.step), int(state.skipped))

@@ -1,0 +1,100 @@
+"""Pictures of many images: plain grids, and grids in which each image bears what was predicted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fairjax.fairness.attributes import Attribute
+
+# Okabe and Ito's colours, which people with any colour vision tell apart
+_PALETTES = (
+    ("#D55E00", "#0072B2", "#F0E442", "#009E73"),
+    ("#F5D5B5", "#D9A066", "#9C6B3F", "#4A2F1E", "#7A7A7A"),
+    ("#56B4E9", "#CC79A7", "#009E73", "#E69F00"),
+)
+_SCALE, _BAR, _GAP, _MARGIN, _TITLE = 2, 22, 4, 16, 26
+_PAPER, _INK, _FAINT = "#FFFFFF", "#1F2328", "#E3E6EA"
+
+
+class Side(NamedTuple):
+    """One half of the picture: the images of some prompts and what was predicted of them."""
+
+    name: str
+    images: np.ndarray  # uint8 [p, n, h, w, 3]
+    probs: dict[str, np.ndarray]  # attribute -> [p, n, classes]
+    has_face: np.ndarray  # [p, n]
+
+
+def image_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
+    """Images uint8 [h, w, 3] in rows of `columns`, twice their size."""
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), _PAPER)
+    for number, image in enumerate(images):
+        sheet.paste(Image.fromarray(image), (number % columns * width, number // columns * height))
+    return sheet.resize((sheet.width * _SCALE, sheet.height * _SCALE), Image.Resampling.LANCZOS)
+
+
+def palette(number: int) -> tuple[str, ...]:
+    """The colours of the classes of the attribute of this number."""
+    return _PALETTES[number % len(_PALETTES)]
+
+
+def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[Attribute]) -> Image.Image:
+    """A row for each prompt, the sides next to each other; under each image one bar per attribute.
+
+    A bar's colour tells the predicted class, its height the confidence; without a face there is no bar.
+    """
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    prompts, columns, height, width = sides[0].images.shape[:4]
+    cell_w, cell_h = width * _SCALE + _GAP, height * _SCALE + _BAR + 2 * _GAP
+    side_w = columns * cell_w
+    top = _MARGIN + _TITLE
+    size = (2 * _MARGIN + len(sides) * side_w + (len(sides) - 1) * _MARGIN, top + prompts * (cell_h + _TITLE) + 2 * _TITLE)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, side in enumerate(sides):
+        left = _MARGIN + number * (side_w + _MARGIN)
+        draw.text((left, _MARGIN - 4), side.name, fill=_INK, font=font)
+        for row in range(prompts):
+            y = top + row * (cell_h + _TITLE)
+            if number == 0:
+                draw.text((left, y + 4), titles[row], fill=_INK, font=small)
+            for column in range(columns):
+                place = (left + column * cell_w, y + _TITLE)
+                image = Image.fromarray(side.images[row, column])
+                sheet.paste(image.resize((width * _SCALE, height * _SCALE), Image.Resampling.LANCZOS), place)
+                probs = {name: value[row, column] for name, value in side.probs.items()}
+                below = (place[0], place[1] + height * _SCALE + 2)
+                _bars(draw, below, width * _SCALE, probs, attributes, bool(side.has_face[row, column]))
+    _legend(draw, (_MARGIN, size[1] - _TITLE - 8), attributes, small)
+    return sheet
+
+
+def _bars(draw, place, width, probs, attributes, has_face) -> None:
+    x, y = place
+    each = width / len(attributes)
+    for number, attribute in enumerate(attributes):
+        left, right = x + number * each + 1, x + (number + 1) * each - 2
+        draw.rectangle((left, y, right, y + _BAR - 1), fill=_FAINT)
+        if has_face:
+            chosen = int(probs[attribute.name].argmax())
+            full = max(1, round((_BAR - 1) * float(probs[attribute.name][chosen])))
+            draw.rectangle((left, y + _BAR - 1 - full, right, y + _BAR - 1), fill=palette(number)[chosen])
+
+
+def _legend(draw, place, attributes, font) -> None:
+    x, y = place
+    for number, attribute in enumerate(attributes):
+        title = attribute.name.replace("_", " ") + ":"
+        draw.text((x, y), title, fill=_INK, font=font)
+        x += draw.textlength(title, font=font) + 8
+        for label, fill in zip(attribute.classes, palette(number), strict=False):
+            draw.rectangle((x, y + 3, x + 12, y + 15), fill=fill)
+            draw.text((x + 17, y), label, fill=_INK, font=font)
+            x += 17 + draw.textlength(label, font=font) + 14
+        x += 18
