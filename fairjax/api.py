@@ -49,7 +49,9 @@ def measure_bias(
     biases = {}
     for name, probs in seen.probs.items():
         labels, sizes = probs.argmax(-1), (probs.shape[-1],)
-        shares = [metrics.frequencies([row[face]], sizes) for row, face in zip(labels, seen.has_face, strict=True)]
+        shares = [
+            metrics.frequencies([row[face]], sizes) for row, face in zip(labels, seen.has_face, strict=True)
+        ]
         biases[name] = float(np.nanmean([metrics.bias(share) for share in shares]))
     return biases
 

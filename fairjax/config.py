@@ -12,14 +12,19 @@ Shares = tuple[float, ...] | None
 
 
 class TargetSection(Section):
-    attributes: tuple[str, ...] = Field(("gender",), description="which attributes are to follow the distribution, jointly")
+    attributes: tuple[str, ...] = Field(
+        ("gender",), description="which attributes are to follow the distribution, jointly"
+    )
     distribution: Shares = Field(
         None, description="probabilities of the joint classes, the last attribute fastest; null is uniform"
     )
     marginals: dict[str, tuple[float, ...]] = Field(
-        {}, description="instead: probabilities by attribute, independent of each other; attributes left out are uniform"
+        {},
+        description="instead: probabilities by attribute, independent of each other; attributes left out are uniform",
     )
-    prompts: dict[str, tuple[float, ...]] = Field({}, description="other distributions of single subjects, by subject")
+    prompts: dict[str, tuple[float, ...]] = Field(
+        {}, description="other distributions of single subjects, by subject"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> TargetSection:
@@ -30,7 +35,9 @@ class TargetSection(Section):
 
 class AdapterSection(Section):
     kinds: tuple[Literal["text_encoder", "unet", "soft_prompt"], ...] = Field(
-        ("text_encoder",), min_length=1, description="what is trained: LoRA of the text encoder, of the UNet, soft tokens"
+        ("text_encoder",),
+        min_length=1,
+        description="what is trained: LoRA of the text encoder, of the UNet, soft tokens",
     )
     rank: int = Field(50, ge=1, description="of each LoRA")
     num_tokens: int = Field(5, ge=1, description="how many soft tokens stand before each prompt")
@@ -38,13 +45,17 @@ class AdapterSection(Section):
 
 class PromptSection(Section):
     subjects: tuple[str, ...] | None = Field(
-        None, description="who is asked for in training; null takes the trained occupations of the embedded world"
+        None,
+        description="who is asked for in training; null takes the trained occupations of the embedded world",
     )
     held_out: tuple[str, ...] | None = Field(
-        None, description="who is asked for only when measuring; null takes the embedded world's held-out ones"
+        None,
+        description="who is asked for only when measuring; null takes the embedded world's held-out ones",
     )
     templates: tuple[str, ...] | None = Field(None, description="training prompts, with {occupation} in them")
-    unseen_templates: tuple[str, ...] | None = Field(None, description="prompts that measure, with {occupation} in them")
+    unseen_templates: tuple[str, ...] | None = Field(
+        None, description="prompts that measure, with {occupation} in them"
+    )
 
 
 class TrainingSection(Section):
@@ -54,12 +65,20 @@ class TrainingSection(Section):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
-    ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
-    num_steps: tuple[int, int] = Field((7, 9), description="solver steps, drawn anew each step from this range, both ends in")
+    ema_decay: float = Field(
+        0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights"
+    )
+    num_steps: tuple[int, int] = Field(
+        (7, 9), description="solver steps, drawn anew each step from this range, both ends in"
+    )
     guidance_scale: float = Field(3.0, ge=0)
     gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
-    grad_steps: int | None = Field(4, ge=1, description="how many solver steps estimate the gradient; null is all of them")
-    microbatch: int | None = Field(None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch")
+    grad_steps: int | None = Field(
+        4, ge=1, description="how many solver steps estimate the gradient; null is all of them"
+    )
+    microbatch: int | None = Field(
+        None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"
+    )
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
     images_every: int = Field(50, ge=1, description="steps between image grids in the log")
 
@@ -74,15 +93,23 @@ class LossSection(Section):
     threshold: float = Field(0.2, ge=0, le=1, description="images less certain of their target get none")
     image: float = Field(8.0, ge=0, description="weight of keeping the image's semantics")
     face: float = Field(1.0, ge=0, description="weight of keeping faces real")
-    factor1: dict[str, float] = Field({"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps")
-    factor2: dict[str, float] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
-    confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
+    factor1: dict[str, float] = Field(
+        {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
+    )
+    factor2: dict[str, float] = Field(
+        {"gender": 0.2}, description="the same for the gradient inside the face"
+    )
+    confidence: float = Field(
+        0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept"
+    )
     no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 
 class EvaluationSection(Section):
-    subjects: int = Field(8, ge=1, description="how many trained and how many held-out subjects train.py's own table measures")
+    subjects: int = Field(
+        8, ge=1, description="how many trained and how many held-out subjects train.py's own table measures"
+    )
     images_per_prompt: int = Field(64, ge=1)
     num_steps: int = Field(12, ge=1, description="solver steps")
     guidance_scale: float | None = Field(None, ge=0, description="null takes that of the training")
@@ -94,7 +121,9 @@ class Experiment(Section):
     """A finetuning and how it is measured."""
 
     model: str = Field("portraits", description="the embedded model, a diffusers folder, or a hub id")
-    judges: str = Field("portraits", description="folder of the classifiers and embeddings that look at the images")
+    judges: str = Field(
+        "portraits", description="folder of the classifiers and embeddings that look at the images"
+    )
     output: str = Field("runs/portraits-gender", description="the run folder")
     seed: int = Field(0, ge=0)
     target: TargetSection = TargetSection()

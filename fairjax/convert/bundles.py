@@ -1,7 +1,7 @@
 """Adapter folders: what a finetuning leaves, as the PyTorch world reads it.
 
-    pytorch_lora_weights.safetensors    LoRA of the text encoder and the UNet, for `load_lora_weights`
-    learned_embeds.safetensors          soft prompt tokens, for `load_textual_inversion`
+pytorch_lora_weights.safetensors    LoRA of the text encoder and the UNet, for `load_lora_weights`
+learned_embeds.safetensors          soft prompt tokens, for `load_textual_inversion`
 """
 
 from __future__ import annotations
@@ -43,5 +43,7 @@ def load_adapter(folder: str | Path, pipeline: Pipeline) -> Bundle:
         bundle["soft_prompt"] = adapters.load_soft_prompt(embeddings)[1]
     if not bundle or (path / adapters.LORA_FILE).is_file():
         for kind, (factors, scale) in adapters.load_lora(path, networks).items():
-            bundle[kind] = {module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()}
+            bundle[kind] = {
+                module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()
+            }
     return bundle

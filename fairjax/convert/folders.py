@@ -22,7 +22,6 @@ WEIGHTS = "diffusion_pytorch_model"
 """How diffusers names the weights of its own networks; transformers says `model`."""
 
 
-
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises FileNotFoundError or ValueError naming the file."""
     if not path.is_file():
@@ -49,11 +48,19 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         single = folder / f"{stem}{variant}.safetensors"
         if single.is_file():
             return [single]
-        for index in (folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors.index.json"):
+        for index in (
+            folder / f"{stem}.safetensors.index{variant}.json",
+            folder / f"{stem}{variant}.safetensors.index.json",
+        ):
             if index.is_file():
                 return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    pickled = next((folder / f"{stem}{end}" for end in (".bin", ".pt", ".ckpt") if (folder / f"{stem}{end}").is_file()), None)
-    refused = f"; {pickled.name} is a pickle, which can execute code: save it as safetensors" if pickled else ""
+    pickled = next(
+        (folder / f"{stem}{end}" for end in (".bin", ".pt", ".ckpt") if (folder / f"{stem}{end}").is_file()),
+        None,
+    )
+    refused = (
+        f"; {pickled.name} is a pickle, which can execute code: save it as safetensors" if pickled else ""
+    )
     raise FileNotFoundError(f"{folder}: no {stem}.safetensors (or its shards, or an fp16 variant){refused}")
 
 
@@ -72,7 +79,9 @@ def read_weights(folder: Path, stem: str) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9) -> None:
+def write_weights(
+    folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9
+) -> None:
     """Writes tensors to one file, or, above `max_bytes`, to shards with an index as diffusers reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, np.ndarray]] = [{}]
@@ -89,7 +98,10 @@ def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], ma
         save_file(shard, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, name)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+    write_json(
+        folder / f"{stem}.safetensors.index.json",
+        {"metadata": {"total_size": size}, "weight_map": weight_map},
+    )
 
 
 def load(
@@ -121,7 +133,9 @@ def load(
         raise ValueError(f"{folder}: {error}") from None
 
 
-def save(params: Params, folder: Path, stem: str, dtype: Any = np.float32, max_bytes: int = 5 * 10**9) -> None:
+def save(
+    params: Params, folder: Path, stem: str, dtype: Any = np.float32, max_bytes: int = 5 * 10**9
+) -> None:
     """Writes a network's parameters under their PyTorch names."""
     tensors = {name: tensor.astype(dtype) for name, tensor in to_torch(jax.device_get(params)).items()}
     write_weights(folder, stem, tensors, max_bytes)

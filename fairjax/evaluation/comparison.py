@@ -15,7 +15,7 @@ from rich.table import Table
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.evaluation import grid
-from fairjax.evaluation.measuring import Seen, classify, generate_and_classify
+from fairjax.evaluation.measuring import Seen, classify
 from fairjax.faces import judges
 from fairjax.faces.classifier import Classifier
 from fairjax.fairness import metrics
@@ -54,24 +54,30 @@ class Comparison:
         return len(self.prompts) * self.config.evaluation.images_per_prompt
 
     def measure(self, name: str, bundle: Bundle, on_batch: Callable[[int], None]) -> Measured:
-        """Generates and scores, `name` being "before" or "after"."""
-        section, path = self.config.evaluation, self.folder / f"{name}.npz"
-        guidance = section.guidance_scale
-        if path.is_file():
-            images = np.load(path)["images"]
-            on_batch(self.num_images)
-            seen = classify(self.classifier, self.params, images)
-        else:
-            images, seen = generate_and_classify(
-                self.pipeline, self.classifier, self.params, [prompt.text for prompt in self.prompts],
-                section.images_per_prompt, bundle=bundle, seed=section.seed, num_steps=section.num_steps,
-                guidance_scale=self.config.training.guidance_scale if guidance is None else guidance,
-                batch_size=section.batch_size, on_batch=on_batch,
+        """Generates and scores, `name` being "before" or "after"; a few prompts at a time, each kept when done."""
+        section, parts = self.config.evaluation, []
+        together = max(1, section.batch_size // section.images_per_prompt)
+        guidance = (
+            self.config.training.guidance_scale if section.guidance_scale is None else section.guidance_scale
+        )
+        for first in range(0, len(self.prompts), together):
+            texts = [prompt.text for prompt in self.prompts[first : first + together]]
+            path = self.folder / "samples" / f"{name}-{first:04d}.npz"
+            if path.is_file():
+                parts.append(np.load(path)["images"])
+                on_batch(parts[-1].shape[0] * parts[-1].shape[1])
+                continue
+            images = self.pipeline.generate(
+                texts, section.images_per_prompt, bundle=bundle, seed=section.seed, num_steps=section.num_steps,
+                guidance_scale=guidance, batch_size=section.batch_size, first=first, on_batch=on_batch,
             )  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".part.npz")
             np.savez(partial, images=images)
             partial.rename(path)
-        self.measured[name] = Measured(images, seen)
+            parts.append(images)
+        images = np.concatenate(parts)
+        self.measured[name] = Measured(images, classify(self.classifier, self.params, images))
         return self.measured[name]
 
     def finish(self, console: Console, about: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +93,9 @@ class Comparison:
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
             "classifier": "classifier_eval",
-            "fair_floor": {name: metrics.fair_floor(section.images_per_prompt, size) for name, size in self.sizes.items()},
+            "fair_floor": {
+                name: metrics.fair_floor(section.images_per_prompt, size) for name, size in self.sizes.items()
+            },
         }
         (self.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         self._picture().save(self.folder / "before_after.png")
@@ -113,9 +121,13 @@ class Comparison:
             shares = np.array([self._frequencies(seen, row, names) for row in rows])
             biases = [metrics.bias(share) for share in shares]
             entry = {"bias": float(np.nanmean(biases)), "bias_std": float(np.nanstd(biases))}
-            entry["frequencies"] = dict(zip(self._cells(names), np.nanmean(shares, axis=0).tolist(), strict=True))
+            entry["frequencies"] = dict(
+                zip(self._cells(names), np.nanmean(shares, axis=0).tolist(), strict=True)
+            )
             if wished := self._wished(names):
-                entry["total_variation"] = float(np.nanmean([metrics.total_variation(s, np.array(wished)) for s in shares]))
+                entry["total_variation"] = float(
+                    np.nanmean([metrics.total_variation(s, np.array(wished)) for s in shares])
+                )
             summary[" x ".join(names)] = entry
         face = seen.has_face[rows]
         unsure = [seen.probs[name][rows].max(-1)[face] < _CONFIDENT for name in self.target.attributes]
@@ -162,7 +174,11 @@ class Comparison:
 
     def _shares(self, seen: Seen, row: int) -> dict[str, Any]:
         return {
-            name: dict(zip(self._cells((name,)), self._frequencies(seen, row, (name,)).round(4).tolist(), strict=True))
+            name: dict(
+                zip(
+                    self._cells((name,)), self._frequencies(seen, row, (name,)).round(4).tolist(), strict=True
+                )
+            )
             for name in self.sizes
         }
 
@@ -179,7 +195,11 @@ class Comparison:
             mark = " *" if set(names) <= set(self.target.attributes) else ""
             table.add_row(key + mark, *(f"{results[name][kind][key]['bias']:.2f}" for kind, name in kinds))
         table.add_section()
-        for key, title in (("recognised", "subject recognised"), ("no_face", "no face"), ("low_confidence", "uncertain")):
+        for key, title in (
+            ("recognised", "subject recognised"),
+            ("no_face", "no face"),
+            ("low_confidence", "uncertain"),
+        ):
             values = [results[name][kind].get(key) for kind, name in kinds]
             if None not in values:
                 table.add_row(title, *(f"{value:.1%}" for value in values))
@@ -194,6 +214,12 @@ class Comparison:
         sides = []
         for name, measured in self.measured.items():
             probs = {key: value[rows, :columns] for key, value in measured.seen.probs.items()}
-            sides.append(grid.Side(name, measured.images[rows, :columns], probs, measured.seen.has_face[rows, :columns]))
-        titles = [self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows]
+            sides.append(
+                grid.Side(
+                    name, measured.images[rows, :columns], probs, measured.seen.has_face[rows, :columns]
+                )
+            )
+        titles = [
+            self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows
+        ]
         return grid.marked(sides, titles, self.attributes)

@@ -54,7 +54,10 @@ def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[At
     cell_w, cell_h = width * _SCALE + _GAP, height * _SCALE + _BAR + 2 * _GAP
     side_w = columns * cell_w
     top = _MARGIN + _TITLE
-    size = (2 * _MARGIN + len(sides) * side_w + (len(sides) - 1) * _MARGIN, top + prompts * (cell_h + _TITLE) + 2 * _TITLE)
+    size = (
+        2 * _MARGIN + len(sides) * side_w + (len(sides) - 1) * _MARGIN,
+        top + prompts * (cell_h + _TITLE) + 2 * _TITLE,
+    )
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, side in enumerate(sides):

@@ -1,9 +1,9 @@
-"""Generating and scoring: what a model shows, as the classifier that measures sees it."""
+"""Scoring: what images show, as the classifier that measures sees it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import parallel
-from fairjax.adapters.bundle import Bundle
 from fairjax.faces import judges
 from fairjax.faces.classifier import Classifier
 from fairjax.models.functional import Params
-from fairjax.pipeline import Pipeline
 
 _BATCH = 64
 
@@ -45,20 +43,9 @@ def classify(classifier: Classifier, params: Params, images: np.ndarray) -> Seen
         part = flat[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
         verdicts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[:n], program(params, filled)))
-    verdict = jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*images.shape[:2], *parts[0].shape[1:]), *verdicts)
+    verdict = jax.tree.map(
+        lambda *parts: np.concatenate(parts).reshape(*images.shape[:2], *parts[0].shape[1:]), *verdicts
+    )
     things = None if verdict.recognised is None else verdict.recognised.argmax(-1)
     probs = {name: np.asarray(jax.nn.softmax(logits)) for name, logits in verdict.logits.items()}
     return Seen(probs, verdict.has_face, things)
-
-
-def generate_and_classify(
-    pipeline: Pipeline, classifier: Classifier, params: Params, prompts: Sequence[str], num_images: int, *,
-    bundle: Bundle | None = None, seed: int, num_steps: int, guidance_scale: float, batch_size: int,
-    on_batch: Callable[[int], None] = lambda images: None,
-) -> tuple[np.ndarray, Seen]:  # fmt: skip
-    """Images uint8 [p, n, H, W, 3] of the prompts, and what they show."""
-    images = pipeline.generate(
-        prompts, num_images, bundle=bundle, seed=seed, num_steps=num_steps, guidance_scale=guidance_scale,
-        batch_size=batch_size, on_batch=on_batch,
-    )  # fmt: skip
-    return images, classify(classifier, params, images)

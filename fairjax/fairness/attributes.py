@@ -106,6 +106,31 @@ def uniform(attributes: Sequence[Attribute]) -> Target:
     return Target(tuple(attribute.name for attribute in attributes), (1 / num_cells,) * num_cells)
 
 
+def joint_target(
+    names: tuple[str, ...],
+    joint: tuple[float, ...] | None,
+    marginals: Mapping[str, tuple[float, ...]],
+    attributes: Sequence[Attribute],
+) -> Target:
+    """The target over the named attributes: `joint` where it is given, else independent `marginals`.
+
+    An attribute that `marginals` leaves out is uniform. ValueError, one line, where there is no such target.
+    """
+    chosen = select(names, attributes)
+    if joint is not None:
+        distribution(Target(names, joint), attributes)
+        return Target(names, joint)
+    for name in marginals:
+        if name not in names:
+            raise ValueError(f"target.marginals: {name!r} is not among target.attributes {list(names)}")
+    cells = np.ones(1)
+    for attribute in chosen:
+        shares = marginals.get(attribute.name, (1 / len(attribute.classes),) * len(attribute.classes))
+        alone = distribution(Target((attribute.name,), shares), attributes)
+        cells = (cells[:, None] * alone.astype(np.float64)[None, :]).reshape(-1)
+    return Target(names, tuple((cells / cells.sum()).tolist()))
+
+
 def marginals(joint: jax.Array, sizes: Sequence[int]) -> tuple[jax.Array, ...]:
     """Sums `joint` [..., K] over all but each attribute in turn: arrays [..., k_a]. `sizes` are the k_a."""
     lead = joint.ndim - 1

@@ -20,14 +20,25 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def conv(inputs: int, outputs: int, kernel: int, *, rngs: nnx.Rngs, dtype: Dtype = None, stride: int = 1, padding=None):
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Dtype = None,
+    stride: int = 1,
+    padding=None,
+):
     """A convolution padded as PyTorch's `padding=kernel // 2`, unless `padding` says otherwise."""
     if padding is None:
         padding = ((kernel // 2, kernel // 2),) * 2
     return nnx.Conv(inputs, outputs, (kernel, kernel), stride, padding=padding, dtype=dtype, rngs=rngs)
 
 
-def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None) -> nnx.GroupNorm:
+def group_norm(
+    channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None
+) -> nnx.GroupNorm:
     """Group normalisation with PyTorch's two-pass variance."""
     return nnx.GroupNorm(channels, groups, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
@@ -105,6 +116,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         context = x if context is None else context
         q, k, v = (
-            h.reshape(*h.shape[:-1], self.heads, -1) for h in (self.to_q(x), self.to_k(context), self.to_v(context))
+            h.reshape(*h.shape[:-1], self.heads, -1)
+            for h in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         return self.to_out[0](jax.nn.dot_product_attention(q, k, v).reshape(x.shape))

@@ -104,7 +104,9 @@ class ConvNormActivation(nnx.Module):
             convolution = nnx.Conv(
                 inputs, outputs, (kernel, kernel), stride, padding=pad, use_bias=False, dtype=dtype, rngs=rngs
             )
-        norm = nnx.BatchNorm(outputs, momentum=1 - _MOMENTUM, epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)
+        norm = nnx.BatchNorm(
+            outputs, momentum=1 - _MOMENTUM, epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
+        )
         setattr(self, "0", convolution)
         setattr(self, "1", norm)
 
@@ -135,14 +137,18 @@ class InvertedResidual(nnx.Module):
         activation = "hardswish" if row.hardswish else "relu"
         layers: list[nnx.Module] = []
         if row.expanded != inputs:
-            layers.append(ConvNormActivation(inputs, row.expanded, 1, activation=activation, rngs=rngs, dtype=dtype))
+            layers.append(
+                ConvNormActivation(inputs, row.expanded, 1, activation=activation, rngs=rngs, dtype=dtype)
+            )
         layers.append(
             ConvNormActivation(row.expanded, row.expanded, row.kernel, row.stride, depthwise=True, activation=activation,
                                rngs=rngs, dtype=dtype)
         )  # fmt: skip
         if row.squeeze:
             layers.append(SqueezeExcitation(row.expanded, rngs=rngs, dtype=dtype))
-        layers.append(ConvNormActivation(row.expanded, row.outputs, 1, activation=None, rngs=rngs, dtype=dtype))
+        layers.append(
+            ConvNormActivation(row.expanded, row.outputs, 1, activation=None, rngs=rngs, dtype=dtype)
+        )
         self.block = nnx.List(layers)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -23,7 +23,12 @@ from fairjax.models.layers import (
 )
 
 _EPSILON = 1e-6
-_ONLY = {"act_fn": tuple(ACTIVATIONS), "shift_factor": (None, 0, 0.0), "latents_mean": (None,), "latents_std": (None,)}
+_ONLY = {
+    "act_fn": tuple(ACTIVATIONS),
+    "shift_factor": (None, 0, 0.0),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,10 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         blocks = len(self.block_out_channels)
-        for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        for name, kind in (
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ):
             if getattr(self, name) != (kind,) * blocks:
                 raise ValueError(f"VAEConfig: {name} = {getattr(self, name)} must be {blocks} times {kind}")
 
@@ -99,7 +107,9 @@ class Block(nnx.Module):
             for i, o in zip(widths[:-1], widths[1:], strict=True)
         ])  # fmt: skip
         if attends:
-            self.attentions = nnx.List([VAEAttention(widths[0], config.norm_num_groups, rngs=rngs, dtype=dtype)])
+            self.attentions = nnx.List(
+                [VAEAttention(widths[0], config.norm_num_groups, rngs=rngs, dtype=dtype)]
+            )
         self.samplers = tuple(samplers)
         for name, sampler in samplers.items():
             setattr(self, name, nnx.List([sampler]))
@@ -124,7 +134,9 @@ class Encoder(nnx.Module):
         for before, width in zip((channels[0], *channels), channels, strict=False):
             last = len(self.down_blocks) == len(channels) - 1
             sampler = {} if last else {"downsamplers": Downsample2D(width, 0, **common)}
-            self.down_blocks.append(Block(config, [before] + [width] * config.layers_per_block, **common, **sampler))
+            self.down_blocks.append(
+                Block(config, [before] + [width] * config.layers_per_block, **common, **sampler)
+            )
         self.mid_block = Block(config, [channels[-1]] * 3, attends=config.mid_block_add_attention, **common)
         self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPSILON, **common)
         self.conv_out = conv(channels[-1], 2 * config.latent_channels, 3, **common)

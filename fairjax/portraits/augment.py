@@ -10,7 +10,9 @@ Pixels = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """(indices [k], generator) -> images [k, 64, 64, 3], float32 in [-1, 1]."""
 
 
-def _mixed(images: np.ndarray, reconstructions: np.ndarray, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _mixed(
+    images: np.ndarray, reconstructions: np.ndarray, indices: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Half of the pictures as the autoencoder gives them back: what is to be classified is generated."""
     coded = rng.random(len(indices)) < 0.5
     picked = np.where(coded[:, None, None, None], reconstructions[indices], images[indices])

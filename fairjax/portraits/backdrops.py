@@ -80,14 +80,26 @@ def forest(c: Canvas, first: Colour, second: Colour) -> None:
     for x, top in ((6, 8), (18, 16), (46, 14), (58, 6)):
         c.box(x - 1.5, 40, x + 1.5, 60, _WOOD)
         for k in range(3):
-            c.polygon([(x, top + k * 11), (x - 8 - k, top + 16 + k * 11), (x + 8 + k, top + 16 + k * 11)], shade(second, 1 - 0.1 * k))
+            c.polygon(
+                [(x, top + k * 11), (x - 8 - k, top + 16 + k * 11), (x + 8 + k, top + 16 + k * 11)],
+                shade(second, 1 - 0.1 * k),
+            )
 
 
 def mountains(c: Canvas, first: Colour, second: Colour) -> None:
     c.box(-1, -1, 65, 65, first)
     for x, top, w in ((12, 10, 26), (52, 5, 28)):
         c.polygon([(x - w, 54), (x, top), (x + w, 54)], second)
-        c.polygon([(x - w * 0.24, top + 11), (x, top), (x + w * 0.24, top + 11), (x + 3, top + 8), (x - 2, top + 12)], _WHITE)
+        c.polygon(
+            [
+                (x - w * 0.24, top + 11),
+                (x, top),
+                (x + w * 0.24, top + 11),
+                (x + 3, top + 8),
+                (x - 2, top + 12),
+            ],
+            _WHITE,
+        )
     c.box(-1, 52, 65, 65, shade(second, 0.75))
 
 

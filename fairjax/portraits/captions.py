@@ -42,7 +42,12 @@ TEMPLATES = (
 )
 """All that the pretraining sees."""
 
-NO_OCCUPATION = ("a photo of the face of a person", "a portrait of a person", "a person", "a picture of someone")
+NO_OCCUPATION = (
+    "a photo of the face of a person",
+    "a portrait of a person",
+    "a person",
+    "a picture of someone",
+)
 NO_PERSON = ("a photo of an empty room", "an empty place", "a picture without people", "an empty background")
 
 

@@ -62,9 +62,15 @@ def sample_person(rng: np.random.Generator, gender: str, tone: int, age: str) ->
         GREY[rng.integers(len(GREY))] if old else natural[rng.integers(len(natural))],
         "none" if female else str(rng.choice(BEARDS)),
         bool(rng.random() < (0.35 if old else 0.12)),
-        (colour("#3c2a1e"), colour("#5a4326"), colour("#3f5b6b"), colour("#4b6142"))[rng.integers(4 if tone <= 4 else 2)],
+        (colour("#3c2a1e"), colour("#5a4326"), colour("#3f5b6b"), colour("#4b6142"))[
+            rng.integers(4 if tone <= 4 else 2)
+        ],
         (colour("#c0303f"), colour("#b5404f"), colour("#a52a4a"), colour("#c9505a"))[rng.integers(4)],
-        *(float(x) for x in rng.normal(0, 1, 7).clip(-2, 2) * (0.035, 0.03, 0.05, 0.08, 0.25, 0.12, 0.09) + (1, 1, 1, 1, 0, 1, 1)),
+        *(
+            float(x)
+            for x in rng.normal(0, 1, 7).clip(-2, 2) * (0.035, 0.03, 0.05, 0.08, 0.25, 0.12, 0.09)
+            + (1, 1, 1, 1, 0, 1, 1)
+        ),
     )
 
 
@@ -73,13 +79,46 @@ def hair_behind(c: Canvas, p: Person) -> None:
     dark = shade(p.hair_colour, 0.82)
     match p.hair:
         case "long":
-            c.curve([(19, 20), (32, 11), (45, 20), (48, 36), (49, 54), (40, 58), (24, 58), (15, 54), (16, 36)], dark)
+            c.curve(
+                [(19, 20), (32, 11), (45, 20), (48, 36), (49, 54), (40, 58), (24, 58), (15, 54), (16, 36)],
+                dark,
+            )
         case "waves":
-            c.curve([(18, 20), (32, 11), (46, 20), (50, 31), (47, 39), (51, 48), (45, 54), (19, 54), (13, 48), (17, 39), (14, 31)], dark)
+            c.curve(
+                [
+                    (18, 20),
+                    (32, 11),
+                    (46, 20),
+                    (50, 31),
+                    (47, 39),
+                    (51, 48),
+                    (45, 54),
+                    (19, 54),
+                    (13, 48),
+                    (17, 39),
+                    (14, 31),
+                ],
+                dark,
+            )
         case "bob":
-            c.curve([(18, 20), (32, 11), (46, 20), (48, 34), (47, 45), (39, 47), (25, 47), (17, 45), (16, 34)], dark)
+            c.curve(
+                [(18, 20), (32, 11), (46, 20), (48, 34), (47, 45), (39, 47), (25, 47), (17, 45), (16, 34)],
+                dark,
+            )
         case "curls":
-            for x, y in ((18, 20), (16, 27), (16, 34), (18, 41), (46, 20), (48, 27), (48, 34), (46, 41), (24, 14), (32, 12), (40, 14)):
+            for x, y in (
+                (18, 20),
+                (16, 27),
+                (16, 34),
+                (18, 41),
+                (46, 20),
+                (48, 27),
+                (48, 34),
+                (46, 41),
+                (24, 14),
+                (32, 12),
+                (40, 14),
+            ):
                 c.ellipse(x, y, 5.6, 5.4, dark)
         case "ponytail":
             c.curve([(42, 18), (51, 22), (54, 34), (52, 47), (48, 50), (47, 38), (45, 28)], dark)
@@ -133,14 +172,20 @@ def _eyes(c: Canvas, p: Person, line: Colour) -> None:
             c.arc(x, brow + 2.2, 3.4, 2.4, 205, 335, brow_colour, 0.8)
         else:
             c.arc(x, y + 0.4, 2.6 * size, 2.2 * size, 200, 340, line, 0.7)
-            c.line([(x - side * 2.9, brow + 0.9), (x + side * 0.6, brow), (x + side * 3.3, brow + 0.9)], brow_colour, 1.7)
+            c.line(
+                [(x - side * 2.9, brow + 0.9), (x + side * 0.6, brow), (x + side * 3.3, brow + 0.9)],
+                brow_colour,
+                1.7,
+            )
 
 
 def _mouth(c: Canvas, p: Person, skin: Colour, deep: bool) -> None:
     x, y, w = 32, 38.6, p.mouth
     if p.gender == "female":
         lips = mix(p.lips, skin, 0.12)
-        c.polygon([(x - 3.6 * w, y), (x - 1.2, y - 1.4), (x, y - 0.9), (x + 1.2, y - 1.4), (x + 3.6 * w, y)], lips)
+        c.polygon(
+            [(x - 3.6 * w, y), (x - 1.2, y - 1.4), (x, y - 0.9), (x + 1.2, y - 1.4), (x + 3.6 * w, y)], lips
+        )
         c.chord(x, y - 0.2, 3.5 * w, 2.3, 0, 180, shade(lips, 1.12))
         c.line([(x - 3.2 * w, y), (x + 3.2 * w, y)], shade(lips, 0.6), 0.5)
     else:
@@ -186,18 +231,118 @@ def hair_before(c: Canvas, p: Person) -> None:
                 c.ellipse(32 + side * (w - 0.4), 26, 1.9, 4.6, fill)
         case "buzz" | "crop":
             depth = 20.5 if p.hair == "buzz" else 21.5
-            c.curve([(left + 1, 27), (left + 1, 19), (26, 14), (38, 14), (right - 1, 19), (right - 1, 27), (right - 3, depth), (32, depth - 2.5), (left + 3, depth)], fill)
+            c.curve(
+                [
+                    (left + 1, 27),
+                    (left + 1, 19),
+                    (26, 14),
+                    (38, 14),
+                    (right - 1, 19),
+                    (right - 1, 27),
+                    (right - 3, depth),
+                    (32, depth - 2.5),
+                    (left + 3, depth),
+                ],
+                fill,
+            )
         case "side":
-            c.curve([(left, 27), (left, 17), (27, 12.2), (40, 12.6), (right, 19), (right, 27), (right - 2.6, 21.5), (36, 21), (27, 17.6), (left + 2.4, 22)], fill)
+            c.curve(
+                [
+                    (left, 27),
+                    (left, 17),
+                    (27, 12.2),
+                    (40, 12.6),
+                    (right, 19),
+                    (right, 27),
+                    (right - 2.6, 21.5),
+                    (36, 21),
+                    (27, 17.6),
+                    (left + 2.4, 22),
+                ],
+                fill,
+            )
         case "quiff":
-            c.curve([(left + 0.6, 26), (left + 1, 18), (25, 10.5), (37, 9.5), (right - 1, 17), (right - 0.6, 26), (right - 2.8, 20.5), (32, 17.8), (left + 2.8, 20.5)], fill)
+            c.curve(
+                [
+                    (left + 0.6, 26),
+                    (left + 1, 18),
+                    (25, 10.5),
+                    (37, 9.5),
+                    (right - 1, 17),
+                    (right - 0.6, 26),
+                    (right - 2.8, 20.5),
+                    (32, 17.8),
+                    (left + 2.8, 20.5),
+                ],
+                fill,
+            )
         case "afro":
-            c.curve([(left, 27), (left, 18), (25, 11), (39, 11), (right, 18), (right, 27), (right - 2.4, 20.5), (32, 18), (left + 2.4, 20.5)], fill)
+            c.curve(
+                [
+                    (left, 27),
+                    (left, 18),
+                    (25, 11),
+                    (39, 11),
+                    (right, 18),
+                    (right, 27),
+                    (right - 2.4, 20.5),
+                    (32, 18),
+                    (left + 2.4, 20.5),
+                ],
+                fill,
+            )
         case "curls":
-            for x, y in ((21, 20), (25, 16.5), (30, 15), (35, 15), (39.5, 16.5), (43, 20), (20, 25), (44, 25)):
+            for x, y in (
+                (21, 20),
+                (25, 16.5),
+                (30, 15),
+                (35, 15),
+                (39.5, 16.5),
+                (43, 20),
+                (20, 25),
+                (44, 25),
+            ):
                 c.ellipse(x, y, 3.6, 3.4, fill)
         case "bun" | "ponytail":
-            c.curve([(left, 28), (left, 18), (26, 12.6), (38, 12.6), (right, 18), (right, 28), (right - 2.4, 21.5), (32, 17.4), (left + 2.4, 21.5)], fill)
+            c.curve(
+                [
+                    (left, 28),
+                    (left, 18),
+                    (26, 12.6),
+                    (38, 12.6),
+                    (right, 18),
+                    (right, 28),
+                    (right - 2.4, 21.5),
+                    (32, 17.4),
+                    (left + 2.4, 21.5),
+                ],
+                fill,
+            )
         case _:  # long, bob, waves: parted, falling past the cheeks
-            c.curve([(32, 14), (25, 12.5), (left - 0.6, 19), (left - 1.8, 33), (left - 0.8, 43), (left + 2.2, 43), (left + 1.8, 30), (25, 20.5)], fill)
-            c.curve([(31, 13), (39, 12.5), (right + 0.6, 19), (right + 1.8, 33), (right + 0.8, 43), (right - 2.2, 43), (right - 1.8, 30), (40, 21), (31, 17)], fill)
+            c.curve(
+                [
+                    (32, 14),
+                    (25, 12.5),
+                    (left - 0.6, 19),
+                    (left - 1.8, 33),
+                    (left - 0.8, 43),
+                    (left + 2.2, 43),
+                    (left + 1.8, 30),
+                    (25, 20.5),
+                ],
+                fill,
+            )
+            c.curve(
+                [
+                    (31, 13),
+                    (39, 12.5),
+                    (right + 0.6, 19),
+                    (right + 1.8, 33),
+                    (right + 0.8, 43),
+                    (right - 2.2, 43),
+                    (right - 1.8, 30),
+                    (40, 21),
+                    (31, 17),
+                ],
+                fill,
+            )

@@ -150,7 +150,18 @@ def armour(c: Canvas, first: Colour, second: Colour) -> None:
 def gown(c: Canvas, first: Colour, second: Colour) -> None:
     """A dress with a wide collar of the second colour."""
     _body(c, first)
-    collar = ((18, 49), (26, 54), (32, 56), (38, 54), (46, 49), (47, 53), (38, 60), (32, 61.5), (26, 60), (17, 53))
+    collar = (
+        (18, 49),
+        (26, 54),
+        (32, 56),
+        (38, 54),
+        (46, 49),
+        (47, 53),
+        (38, 60),
+        (32, 61.5),
+        (26, 60),
+        (17, 53),
+    )
     c.curve(collar, second)
 
 
@@ -170,7 +181,9 @@ def diamonds(c: Canvas, first: Colour, second: Colour) -> None:
 
 def hood(c: Canvas, first: Colour, second: Colour) -> None:
     _body(c, first)
-    c.curve([(18, 50), (24, 45), (32, 50), (40, 45), (46, 50), (40, 56), (32, 57.5), (24, 56)], shade(first, 0.8))
+    c.curve(
+        [(18, 50), (24, 45), (32, 50), (40, 45), (46, 50), (40, 56), (32, 57.5), (24, 56)], shade(first, 0.8)
+    )
     for side in (-1, 1):
         c.line([(32 + side * 3.5, 55), (32 + side * 3.8, 63)], second, 1)
 

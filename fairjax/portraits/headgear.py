@@ -58,7 +58,9 @@ def brim(c: Canvas, first: Colour, second: Colour) -> None:
 def cowboy(c: Canvas, first: Colour, second: Colour) -> None:
     rim = ((7, 12.5), (14, 16), (32, 14.2), (50, 16), (57, 12.5), (50, 20), (32, 19.4), (14, 20))
     c.curve(rim, shade(first, 0.85))
-    c.curve([(20.4, 16.4), (21.4, 6), (27, 2.6), (32, 5.4), (37, 2.6), (42.6, 6), (43.6, 16.4), (32, 18)], first)
+    c.curve(
+        [(20.4, 16.4), (21.4, 6), (27, 2.6), (32, 5.4), (37, 2.6), (42.6, 6), (43.6, 16.4), (32, 18)], first
+    )
     c.line([(20.8, 14.6), (43.2, 14.6)], second, 2)
 
 
@@ -69,7 +71,9 @@ def tophat(c: Canvas, first: Colour, second: Colour) -> None:
 
 
 def beret(c: Canvas, first: Colour, second: Colour) -> None:
-    c.curve([(16, 17), (14, 11), (24, 5), (40, 4.6), (51, 9), (48, 16), (40, 17.4), (28, 15.6), (20, 19)], first)
+    c.curve(
+        [(16, 17), (14, 11), (24, 5), (40, 4.6), (51, 9), (48, 16), (40, 17.4), (28, 15.6), (20, 19)], first
+    )
     c.ellipse(33, 4.4, 1.4, 1.6, second)
 
 
@@ -139,7 +143,9 @@ def jester(c: Canvas, first: Colour, second: Colour) -> None:
 
 
 def wreath(c: Canvas, first: Colour, second: Colour) -> None:
-    for n, (x, y) in enumerate(((19.5, 19), (23, 15), (27.5, 12.6), (32, 12), (36.5, 12.6), (41, 15), (44.5, 19))):
+    for n, (x, y) in enumerate(
+        ((19.5, 19), (23, 15), (27.5, 12.6), (32, 12), (36.5, 12.6), (41, 15), (44.5, 19))
+    ):
         c.ellipse(x, y, 2.9, 2.7, (first, second)[n % 2])
         c.ellipse(x, y, 1.0, 1.0, _GOLD)
 

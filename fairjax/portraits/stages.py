@@ -45,7 +45,9 @@ def autoencoder(vae: Network, renders: Renders, fit: Fit, seed: int) -> tuple[Lo
     return loss, lambda step: renders.pixels(pick(step))
 
 
-def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, seed: int) -> tuple[Loss, Batch]:
+def contrastive(
+    clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, seed: int
+) -> tuple[Loss, Batch]:
     """CLIP's loss, where every caption that is true of an image counts as a match.
 
     A caption is true of an image that shows its occupation, before the background that it names if it names one.
@@ -63,8 +65,13 @@ def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, s
         match = (kind[:, None] == kind[None, :]) & (
             (colour[None, :] == -1) | (colour[None, :] == colour[:, None])
         )  # [image, caption]
-        by_image, by_text = (m / m.sum(1, keepdims=True) for m in (match.astype(jnp.float32), match.T.astype(jnp.float32)))
-        cross_entropy = optax.softmax_cross_entropy(logits, by_image).mean() + optax.softmax_cross_entropy(logits.T, by_text).mean()
+        by_image, by_text = (
+            m / m.sum(1, keepdims=True) for m in (match.astype(jnp.float32), match.T.astype(jnp.float32))
+        )
+        cross_entropy = (
+            optax.softmax_cross_entropy(logits, by_image).mean()
+            + optax.softmax_cross_entropy(logits.T, by_text).mean()
+        )
         right = jnp.take_along_axis(match, logits.argmax(1)[:, None], 1).mean()
         return cross_entropy / 2, ({"loss": cross_entropy / 2, "matched": right}, {})
 
@@ -106,7 +113,9 @@ def denoiser(
         clean = scale * (batch["mean"] + batch["deviation"] * jax.random.normal(keys[0], batch["mean"].shape))
         noise = jax.random.normal(keys[1], clean.shape)
         # stratified over the batch: a lower variance of the loss at no cost
-        timesteps = jnp.mod(jax.random.randint(keys[2], (), 0, steps) + jnp.arange(len(clean)) * steps // len(clean), steps)
+        timesteps = jnp.mod(
+            jax.random.randint(keys[2], (), 0, steps) + jnp.arange(len(clean)) * steps // len(clean), steps
+        )
         noisy = schedule.add_noise(clean, noise, timesteps)
         error = jnp.mean((unet.apply(params, noisy, timesteps, batch["context"]) - noise) ** 2)
         return error, ({"loss": error}, {})
@@ -149,7 +158,9 @@ def classifier(
     return loss, batch
 
 
-def identity(network: Network, pairs: Callable[[np.ndarray], np.ndarray], count: int, fit: Fit, seed: int) -> tuple[Loss, Batch]:
+def identity(
+    network: Network, pairs: Callable[[np.ndarray], np.ndarray], count: int, fit: Fit, seed: int
+) -> tuple[Loss, Batch]:
     """Contrastive (van den Oord et al., 2018): of all faces in the batch, which is the same person's?
 
     Args:
@@ -164,7 +175,9 @@ def identity(network: Network, pairs: Callable[[np.ndarray], np.ndarray], count:
         first, second = embedding[0::2], embedding[1::2]
         logits = 20.0 * first @ second.T
         label = jnp.arange(len(first))
-        error = sum(optax.softmax_cross_entropy_with_integer_labels(side, label).mean() for side in (logits, logits.T))
+        error = sum(
+            optax.softmax_cross_entropy_with_integer_labels(side, label).mean() for side in (logits, logits.T)
+        )
         return error / 2, ({"loss": error / 2, "found": (logits.argmax(1) == label).mean()}, statistics)
 
     return loss, lambda step: pairs(pick(step))

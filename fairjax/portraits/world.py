@@ -14,9 +14,9 @@ from fairjax.portraits.backdrops import BACKDROPS
 from fairjax.portraits.captions import NO_OCCUPATION, NO_PERSON, TEMPLATES, fill
 from fairjax.portraits.drawing import Canvas, Colour, colour, shift_hue
 from fairjax.portraits.face import Person, hair_before, hair_behind, head, sample_person
-from fairjax.portraits.occupations import OCCUPATIONS, Look, Occupation
 from fairjax.portraits.garments import GARMENTS
 from fairjax.portraits.headgear import HEADGEAR
+from fairjax.portraits.occupations import OCCUPATIONS, Look, Occupation
 from fairjax.portraits.props import PROPS
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -97,7 +97,9 @@ def render(person: Person | None, scene: Scene, size: int = 64) -> Portrait:
     kind, code = look.prop
     PROPS[kind](c, *turned(code))
     c.move, c.zoom = scene.move, scene.zoom
-    points = np.array([c.place(x, y) for x, y in ((27, 28.6), (37, 28.6), (32, 34), (28.6, 38.6), (35.4, 38.6))])
+    points = np.array(
+        [c.place(x, y) for x, y in ((27, 28.6), (37, 28.6), (32, 34), (28.6, 38.6), (35.4, 38.6))]
+    )
     (x0, y0), (x1, y1) = c.place(20, 15.5), c.place(44, 44.5)
     scale = size / 64
     return Portrait(c.pixels(), (x0 * scale, y0 * scale, x1 * scale, y1 * scale), points * scale)
@@ -114,7 +116,14 @@ def sample_scene(rng: np.random.Generator, occupation: Occupation | None) -> Sce
         look = Look((kind, first, second), None, ("none", "#000000"), ("plain", wall, wall))
     plain = backgrounds[rng.integers(len(backgrounds))] if rng.random() < _PLAIN_BACKGROUND else None
     move = (float(rng.uniform(-2, 2)), float(rng.uniform(-1, 2)))
-    return Scene(look, plain, move, float(rng.uniform(0.95, 1.05)), float(rng.normal(0, 0.012)), float(rng.normal(0, 0.03)))
+    return Scene(
+        look,
+        plain,
+        move,
+        float(rng.uniform(0.95, 1.05)),
+        float(rng.normal(0, 0.012)),
+        float(rng.normal(0, 0.03)),
+    )
 
 
 def sample_labels(rng: np.random.Generator, occupation: Occupation | None, biased: bool) -> dict[str, int]:
@@ -158,7 +167,13 @@ def sample(index: int, seed: int, biased: bool) -> Example:
         caption += f", {scene.plain} background"
     portrait = render(person, scene)
     return Example(
-        portrait.image, caption, number if occupation else -1, labels, not nobody, portrait.box, portrait.landmarks
+        portrait.image,
+        caption,
+        number if occupation else -1,
+        labels,
+        not nobody,
+        portrait.box,
+        portrait.landmarks,
     )
 
 
@@ -197,7 +212,9 @@ def render_many(indices: Iterable[int], seed: int, biased: bool, workers: int = 
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             parts = list(pool.map(_rows, jobs))
     rows = [row for part in parts for row in part]
-    columns: dict[str, Any] = {name: np.stack([getattr(row, name) for row in rows]) for name in ("image", "box", "landmarks")}
+    columns: dict[str, Any] = {
+        name: np.stack([getattr(row, name) for row in rows]) for name in ("image", "box", "landmarks")
+    }
     columns["caption"] = [row.caption for row in rows]
     columns["occupation"] = np.array([row.occupation for row in rows])
     columns["face"] = np.array([int(row.face) for row in rows])

@@ -13,15 +13,15 @@ from fairjax import parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import Experiment, TargetSection
+from fairjax.config import Experiment
 from fairjax.faces import judges as judging
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
-from fairjax.fairness.attributes import Attribute, Target
+from fairjax.fairness.attributes import Target, joint_target
 from fairjax.pipeline import Pipeline, find, solver_table, to_uint8
+from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
-from fairjax.training.subjects import Prompt, Subjects, subjects
 
 
 class Progress(NamedTuple):
@@ -37,22 +37,6 @@ class Progress(NamedTuple):
 OnStep = Callable[[Progress], None]
 
 
-def joint_target(section: TargetSection, known: tuple[Attribute, ...]) -> Target:
-    """The target distribution of a section over its joint classes; ValueError, one line, where it cannot be."""
-    chosen = fairness.select(section.attributes, known)
-    if section.distribution is not None:
-        return Target(section.attributes, section.distribution)
-    for name in section.marginals:
-        if name not in section.attributes:
-            raise ValueError(f"target.marginals: {name!r} is not among target.attributes {list(section.attributes)}")
-    cells = np.ones(1)
-    for attribute in chosen:
-        shares = section.marginals.get(attribute.name, (1 / len(attribute.classes),) * len(attribute.classes))
-        alone = fairness.distribution(Target((attribute.name,), shares), known)
-        cells = (cells[:, None] * alone.astype(np.float64)[None, :]).reshape(-1)
-    return Target(section.attributes, tuple(cells / cells.sum()))
-
-
 class Finetuning:
     """One experiment, ready to run; building it reads and checks everything that can be wrong.
 
@@ -66,7 +50,9 @@ class Finetuning:
         self.pipeline = Pipeline.from_pretrained(config.model)
         self.judges: Judges = judging.load(find(config.judges))
         self.attributes = judging.attributes(self.judges.classifier)
-        self.target = joint_target(config.target, self.attributes)
+        self.target = joint_target(
+            config.target.attributes, config.target.distribution, config.target.marginals, self.attributes
+        )
         self.subjects: Subjects = subjects(config.prompts)
         self._distributions = self._by_subject()
         training, devices = config.training, self.mesh.size
@@ -77,7 +63,9 @@ class Finetuning:
         self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
         table = solver_table(self.pipeline.schedule, training.num_steps[1])
-        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
+        self._frozen = parallel.replicate(
+            steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh
+        )
         self._key = jax.random.key(config.seed)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
@@ -125,7 +113,9 @@ class Finetuning:
             state, scalars, images = self._program(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
             pending = self._telling(on_step, number + 1, scalars, prompts, images)
-            if checkpoints and ((number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all):
+            if checkpoints and (
+                (number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all
+            ):
                 checkpoints.save(number + 1, state)
         pending()
         return state
@@ -133,6 +123,10 @@ class Finetuning:
     def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):
         def tell() -> None:
             values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            on_step(Progress(number, self.config.training.steps, values, prompts, lambda: np.asarray(to_uint8(images))))
+            on_step(
+                Progress(
+                    number, self.config.training.steps, values, prompts, lambda: np.asarray(to_uint8(images))
+                )
+            )
 
         return tell

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from fairjax import schema
 from fairjax.adapters.bundle import Bundle
@@ -18,18 +17,11 @@ from fairjax.convert.bundles import ADAPTER, save_adapter
 from fairjax.evaluation.comparison import Comparison
 from fairjax.faces import judges
 from fairjax.pipeline import find
+from fairjax.progress import bars, counting
 from fairjax.schema import UserError, blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.finetuning import Progress as Step
 from fairjax.training.log import Log
-
-
-def bars(console: Console) -> Progress:
-    """The progress display of long work."""
-    return Progress(
-        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
 
 
 def prepare(config: Experiment, resume: bool) -> Path:
@@ -39,7 +31,9 @@ def prepare(config: Experiment, resume: bool) -> Path:
     text = schema.dump(config)
     if kept.is_file():
         if not resume:
-            raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
+            raise UserError(
+                f"output = {config.output!r} holds a run already: add --resume, or choose another --output"
+            )
         changed = _first_difference(schema.load(Experiment, kept), config)
         if changed:
             raise UserError(f"--resume: {changed}; a run continues as it was configured")
@@ -60,7 +54,11 @@ def _flat(fields: dict, prefix: str = "") -> dict:
     flat = {}
     for name, value in fields.items():
         inner = isinstance(value, dict) and name not in ("marginals", "prompts", "factor1", "factor2")
-        flat |= _flat(value, f"{prefix}{name}.") if inner or name == "prompts" and not prefix else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.")
+            if inner or name == "prompts" and not prefix
+            else {prefix + name: value}
+        )
     return flat
 
 
@@ -75,17 +73,14 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder,
     )  # fmt: skip
     with bars(console) as progress:
-        comparison.measure("before", {}, _counting(progress, "before", comparison.num_images))
+        comparison.measure("before", {}, counting(progress, "before", comparison.num_images))
         state = _train(finetuning, folder, progress)
         adapter: Bundle = jax.device_get(state.ema)
         save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
-        comparison.measure("after", adapter, _counting(progress, "after", comparison.num_images))
-    return comparison.finish(console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed})
-
-
-def _counting(progress: Progress, name: str, total: int) -> Callable[[int], None]:
-    task = progress.add_task(name, total=total, note="images")
-    return lambda images: progress.update(task, advance=images)
+        comparison.measure("after", adapter, counting(progress, "after", comparison.num_images))
+    return comparison.finish(
+        console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
+    )
 
 
 def _train(finetuning: Finetuning, folder: Path, progress: Progress):
@@ -101,8 +96,14 @@ def _train(finetuning: Finetuning, folder: Path, progress: Progress):
     def on_step(step: Step) -> None:
         seconds = log(step)
         for name, value in step.scalars.items():
-            smoothed[name] = value if name not in smoothed or np.isnan(smoothed[name]) else 0.9 * smoothed[name] + 0.1 * value
-        bias = "  ".join(f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith("bias/"))
+            smoothed[name] = (
+                value
+                if name not in smoothed or np.isnan(smoothed[name])
+                else 0.9 * smoothed[name] + 0.1 * value
+            )
+        bias = "  ".join(
+            f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith("bias/")
+        )
         note = f"loss {smoothed['loss']:.3f}  {bias}  {per_step / seconds:.1f} images/s"
         progress.update(task, completed=step.step, note=note)
         if not progress.console.is_terminal and step.step % 10 == 0:
@@ -113,5 +114,3 @@ def _train(finetuning: Finetuning, folder: Path, progress: Progress):
     finally:
         checkpoints.close()
         log.close()
-
-

@@ -42,6 +42,8 @@ def update(state: State, gradient: Bundle, config: TrainingSection) -> State:
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, bundle)
     kept = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (bundle, ema, moments), (state.bundle, state.ema, state.optimizer)
+        lambda new, old: jnp.where(finite, new, old),
+        (bundle, ema, moments),
+        (state.bundle, state.ema, state.optimizer),
     )
     return State(state.step + 1, *kept, state.skipped + 1 - finite.astype(jnp.int32))

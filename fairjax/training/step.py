@@ -60,7 +60,9 @@ class Step:
     training: TrainingSection
     loss: LossSection
 
-    def __call__(self, state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
+    def __call__(
+        self, state: State, frozen: Frozen, batch: Batch
+    ) -> tuple[State, dict[str, jax.Array], jax.Array]:
         """Returns the new state, scalars to log, and this device's images [p, n, H, W, 3]."""
         prompts, share = batch.ids.shape[0], self._numbers()
         rows = jnp.stack([jnp.repeat(jnp.arange(prompts), len(share)), jnp.tile(share, prompts)], axis=1)
@@ -69,7 +71,8 @@ class Step:
 
         original = self._images(frozen, {}, batch.plain_ids, batch.plain_empty, noise, batch, choice)
         images, pull_back = jax.vjp(
-            lambda bundle: self._images(frozen, bundle, batch.ids, batch.empty, noise, batch, choice), state.bundle
+            lambda bundle: self._images(frozen, bundle, batch.ids, batch.empty, noise, batch, choice),
+            state.bundle,
         )
         (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(
             images, lax.stop_gradient(original), frozen, batch
@@ -100,7 +103,8 @@ class Step:
         frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
 
         fairness = sum(
-            losses.alignment_loss(verdict.logits[name], label) for name, label in zip(self.attributes, labels, strict=True)
+            losses.alignment_loss(verdict.logits[name], label)
+            for name, label in zip(self.attributes, labels, strict=True)
         )
         image = self._image_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         face = self._face_loss(images, original, verdict, labels, frozen_labels, frozen_probs, frozen)
@@ -120,7 +124,9 @@ class Step:
         """The class that each of this device's images should become, per attribute [p * n]; -1 for none."""
         prompts = batch.ids.shape[0]
         per_prompt = lambda x: x.reshape(prompts, -1, *x.shape[1:])  # noqa: E731
-        everyone = [parallel.gather(per_prompt(lax.stop_gradient(verdict.probs[name]))) for name in self.attributes]
+        everyone = [
+            parallel.gather(per_prompt(lax.stop_gradient(verdict.probs[name]))) for name in self.attributes
+        ]
         has_face = parallel.gather(per_prompt(verdict.has_face))
         keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), prompts)
         labels = jax.vmap(
@@ -130,7 +136,9 @@ class Step:
 
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
-        inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
+        inside = losses.image_factors(
+            labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0
+        )
         boxes = self.judges.boxes(verdict.has_face & frozen_verdict.has_face)
         scaled = losses.scale_gradient_in_box(images, boxes, inside)
         factors = losses.image_factors(

@@ -28,9 +28,15 @@ class Subjects(NamedTuple):
         """The prompts of a step: every subject once before any comes again, each in a drawn template."""
         places = np.arange(step * count, (step + 1) * count)
         rounds, turns = np.divmod(places, len(self.trained))
-        chosen = [np.random.default_rng([seed, 0, r]).permutation(len(self.trained))[t] for r, t in zip(rounds, turns, strict=True)]
+        chosen = [
+            np.random.default_rng([seed, 0, r]).permutation(len(self.trained))[t]
+            for r, t in zip(rounds, turns, strict=True)
+        ]
         template = np.random.default_rng([seed, 1, step]).integers(0, len(self.templates), count)
-        return [self._prompt(self.trained[s], self.templates[t], False) for s, t in zip(chosen, template, strict=True)]
+        return [
+            self._prompt(self.trained[s], self.templates[t], False)
+            for s, t in zip(chosen, template, strict=True)
+        ]
 
     def measuring(self, count: int) -> list[Prompt]:
         """`count` trained and `count` held-out subjects (spread evenly over each list), in unseen templates in turn."""

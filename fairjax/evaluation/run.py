@@ -1,0 +1,42 @@
+"""An evaluation from its configuration to its results: what `eval.py` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from fairjax.config import Experiment
+from fairjax.convert.bundles import load_adapter
+from fairjax.evaluation.comparison import Comparison
+from fairjax.faces import judges
+from fairjax.fairness.attributes import joint_target
+from fairjax.pipeline import Pipeline, find
+from fairjax.progress import bars, counting
+from fairjax.prompts import subjects
+from fairjax.schema import blame
+
+
+def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, Any]:
+    """Measures the base and the finetuned model from the same noise, resuming where it was stopped."""
+    with blame("configuration"):
+        pipeline = Pipeline.from_pretrained(config.model)
+        classifier, params = judges.load_evaluation(find(config.judges))
+        target = joint_target(
+            config.target.attributes,
+            config.target.distribution,
+            config.target.marginals,
+            judges.attributes(classifier),
+        )
+        prompts = subjects(config.prompts).measuring(config.evaluation.subjects)
+    with blame("--adapter"):
+        bundle = load_adapter(adapter, pipeline)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    comparison = Comparison(pipeline, classifier, jax.device_put(params), target, prompts, config, folder)
+    with bars(console) as progress:
+        for name, chosen in (("before", {}), ("after", bundle)):
+            comparison.measure(name, chosen, counting(progress, name, comparison.num_images))
+    return comparison.finish(console, {"adapter": str(adapter)})
