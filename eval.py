@@ -12,18 +12,14 @@ from fairjax.schema import UserError, command, parse
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--adapter", metavar="DIR", type=Path, help="a run folder or an adapter folder (needed)"
-    )
+    parser.add_argument("--adapter", metavar="DIR", type=Path, help="a run folder or an adapter folder (needed)")
 
 
 @command
 def main(argv: list[str]) -> None:
     config, options = parse(Experiment, _with_the_runs_own(argv), "eval.py", __doc__, _options)
     if options.adapter is None:
-        raise UserError(
-            "--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder"
-        )
+        raise UserError("--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder")
     from rich.console import Console
 
     from fairjax.evaluation.run import evaluate

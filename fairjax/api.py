@@ -35,8 +35,8 @@ def classify(images: np.ndarray, judge: str | Path = PORTRAITS) -> Seen:
 
 
 def measure_bias(
-    pipeline: Pipeline, prompts: Sequence[str], num_images: int = 64, *, bundle: Bundle | None = None, seed: int = 1_000,
-    num_steps: int = 12, guidance_scale: float = 3.0, judge: str | Path = PORTRAITS,
+    pipeline: Pipeline, prompts: Sequence[str], num_images: int = 64, *, bundle: Bundle | None = None,
+    seed: int = 1_000, num_steps: int = 12, guidance_scale: float = 3.0, judge: str | Path = PORTRAITS,
 ) -> dict[str, float]:  # fmt: skip
     """The bias of each attribute: mean absolute difference of class frequencies, averaged over the prompts.
 
@@ -49,9 +49,7 @@ def measure_bias(
     biases = {}
     for name, probs in seen.probs.items():
         labels, sizes = probs.argmax(-1), (probs.shape[-1],)
-        shares = [
-            metrics.frequencies([row[face]], sizes) for row, face in zip(labels, seen.has_face, strict=True)
-        ]
+        shares = [metrics.frequencies([row[face]], sizes) for row, face in zip(labels, seen.has_face, strict=True)]
         biases[name] = float(np.nanmean([metrics.bias(share) for share in shares]))
     return biases
 

@@ -22,9 +22,7 @@ class TargetSection(Section):
         {},
         description="instead: probabilities by attribute, independent of each other; attributes left out are uniform",
     )
-    prompts: dict[str, tuple[float, ...]] = Field(
-        {}, description="other distributions of single subjects, by subject"
-    )
+    prompts: dict[str, tuple[float, ...]] = Field({}, description="other distributions of single subjects, by subject")
 
     @model_validator(mode="after")
     def _one_way(self) -> TargetSection:
@@ -65,9 +63,7 @@ class TrainingSection(Section):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
-    ema_decay: float = Field(
-        0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights"
-    )
+    ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
     num_steps: tuple[int, int] = Field(
         (7, 9), description="solver steps, drawn anew each step from this range, both ends in"
     )
@@ -96,12 +92,8 @@ class LossSection(Section):
     factor1: dict[str, float] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
     )
-    factor2: dict[str, float] = Field(
-        {"gender": 0.2}, description="the same for the gradient inside the face"
-    )
-    confidence: float = Field(
-        0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept"
-    )
+    factor2: dict[str, float] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
+    confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
     no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
@@ -121,9 +113,7 @@ class Experiment(Section):
     """A finetuning and how it is measured."""
 
     model: str = Field("portraits", description="the embedded model, a diffusers folder, or a hub id")
-    judges: str = Field(
-        "portraits", description="folder of the classifiers and embeddings that look at the images"
-    )
+    judges: str = Field("portraits", description="folder of the classifiers and embeddings that look at the images")
     output: str = Field("runs/portraits-gender", description="the run folder")
     seed: int = Field(0, ge=0)
     target: TargetSection = TargetSection()

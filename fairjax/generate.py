@@ -17,19 +17,13 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = Parser(prog="python -m fairjax.generate", description=__doc__)
     parser.add_argument("prompts", nargs="+", help="what to show, in quotes")
-    parser.add_argument(
-        "--model", default="portraits", help="the embedded model, a diffusers folder, or a hub id"
-    )
-    parser.add_argument(
-        "--adapter", type=Path, help="an adapter or run folder: writes a before/after grid too"
-    )
+    parser.add_argument("--model", default="portraits", help="the embedded model, a diffusers folder, or a hub id")
+    parser.add_argument("--adapter", type=Path, help="an adapter or run folder: writes a before/after grid too")
     parser.add_argument("--num", type=int, default=16, help="images of each prompt (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale (default: 3)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("images"), help="where the images go (default: images)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("images"), help="where the images go (default: images)")
     return parser
 
 
@@ -69,12 +63,8 @@ def main(argv: list[str]) -> None:
             for number, image in enumerate(row):
                 Image.fromarray(image).save(options.output / f"{stem}-{number:03d}-{name}.png")
     rows = [row for images in zip(*made.values(), strict=True) for row in images]
-    grid.image_grid([image for row in rows for image in row], columns=options.num).save(
-        options.output / "grid.png"
-    )
-    print(
-        f"wrote {sum(images.shape[0] * images.shape[1] for images in made.values())} images to {options.output}"
-    )
+    grid.image_grid([image for row in rows for image in row], columns=options.num).save(options.output / "grid.png")
+    print(f"wrote {sum(images.shape[0] * images.shape[1] for images in made.values())} images to {options.output}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,9 @@ def mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def spread(
-    function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any, out_specs: Any
-) -> Callable[..., Any]:
+def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """`function`, written for one device over `AXIS`, as one jitted program over all of them."""
-    return jax.jit(
-        jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    )
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False))
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -52,9 +52,7 @@ def find(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=_HUB_FILES))
     except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(
-            f"model = {str(name)!r}: no such folder, and the hub says: {reason}"
-        ) from None
+        raise FileNotFoundError(f"model = {str(name)!r}: no such folder, and the hub says: {reason}") from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,9 +114,7 @@ class Pipeline:
         tokenizer = self.tokenizer
         encoded = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="np")
         ids = np.asarray(encoded.input_ids, np.int32)
-        return bundles.prefix(
-            ids, bundle or {}, tokenizer.bos_token_id, tokenizer.eos_token_id, self.vocabulary
-        )
+        return bundles.prefix(ids, bundle or {}, tokenizer.bos_token_id, tokenizer.eos_token_id, self.vocabulary)
 
     @property
     def vocabulary(self) -> int:
@@ -130,13 +126,9 @@ class Pipeline:
         merged = bundles.merge_text(params["text_encoder"], bundle)
         return self.text_encoder.apply(merged, ids).last_hidden_state
 
-    def denoise(
-        self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array
-    ) -> jax.Array:
+    def denoise(self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         """The UNet's output; `params` is `{"unet": frozen, "bundle": adapters}`."""
-        return self.unet.apply(
-            bundles.merge_unet(params["unet"], params["bundle"]), latents, timesteps, context
-        )
+        return self.unet.apply(bundles.merge_unet(params["unet"], params["bundle"]), latents, timesteps, context)
 
     def decode(self, params: dict[str, Params], latents: jax.Array) -> jax.Array:
         """Latents [n, h, w, c] -> images [n, H, W, 3] in [-1, 1]."""
@@ -188,17 +180,13 @@ class Pipeline:
         merged = parallel.replicate(bundles.merge(self.params, bundle), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""], bundle)
         table, program = solver_table(self.schedule, num_steps), _generation(self, mesh, guidance_scale)
-        rows = np.stack(
-            np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1
-        ).reshape(-1, 2)
+        rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         size = -(-min(batch_size, len(rows)) // mesh.size) * mesh.size
         images = []
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             count = len(batch)
-            batch = np.concatenate(
-                [batch, np.repeat(batch[-1:], size - count, axis=0)]
-            )  # one compilation serves all
+            batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
             numbers = batch + np.array([first, 0])
             made = program(merged, ids[batch[:, 0]], empty, numbers, jax.random.key(seed), table, num_steps)
             images.append(np.asarray(made)[:count])
@@ -207,9 +195,7 @@ class Pipeline:
 
 
 @functools.lru_cache
-def _generation(
-    pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float
-) -> Callable[..., jax.Array]:
+def _generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float) -> Callable[..., jax.Array]:
     """The program behind `generate`: adapters are merged already, every image has a prompt of its own."""
 
     def images(params, ids, empty, rows, key, table, num_steps):

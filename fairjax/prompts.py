@@ -33,10 +33,7 @@ class Subjects(NamedTuple):
             for r, t in zip(rounds, turns, strict=True)
         ]
         template = np.random.default_rng([seed, 1, step]).integers(0, len(self.templates), count)
-        return [
-            self._prompt(self.trained[s], self.templates[t], False)
-            for s, t in zip(chosen, template, strict=True)
-        ]
+        return [self._prompt(self.trained[s], self.templates[t], False) for s, t in zip(chosen, template, strict=True)]
 
     def measuring(self, count: int) -> list[Prompt]:
         """`count` trained and `count` held-out subjects (spread evenly over each list), in unseen templates in turn."""

@@ -62,9 +62,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -74,9 +72,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first)
-        )
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
@@ -120,17 +116,13 @@ def _leaves(schema: type[Section], defaults: Any = PydanticUndefined, path: str 
     leaves = {}
     for name, field in schema.model_fields.items():
         default = (
-            getattr(defaults, name)
-            if isinstance(defaults, Section)
-            else field.get_default(call_default_factory=True)
+            getattr(defaults, name) if isinstance(defaults, Section) else field.get_default(call_default_factory=True)
         )
         dotted = f"{path}.{name}" if path else name
         if section := _as_section(field.annotation):
             leaves |= _leaves(section, default, dotted)
         else:
-            about = (
-                (schema.__doc__ or "").strip().partition("\n")[0] if schema.__doc__ != Section.__doc__ else ""
-            )
+            about = (schema.__doc__ or "").strip().partition("\n")[0] if schema.__doc__ != Section.__doc__ else ""
             leaves[dotted] = _Leaf(path, about, field.annotation, field.description or "", default)
     return leaves
 
@@ -225,15 +217,11 @@ def parse(
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(
-            _unknown_argument(
-                unknown[0], [name for name in parser._option_string_actions if name != "--help"]
-            )
+            _unknown_argument(unknown[0], [name for name in parser._option_string_actions if name != "--help"])
         )
 
     given, leaves = vars(namespace), _leaves(schema)
-    overrides = {
-        name: _from_text(name, given.pop(name), leaves[name].annotation) for name in leaves if name in given
-    }
+    overrides = {name: _from_text(name, given.pop(name), leaves[name].annotation) for name in leaves if name in given}
     return load(schema, given.pop("config"), overrides), namespace
 
 
@@ -283,9 +271,7 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
             data[parent] = {}
         data = data[parent]
         if not isinstance(data, dict):
-            raise UserError(
-                f"{'.'.join(parents[: index + 1])} = {schema_errors.shown(data)}: must be a section"
-            )
+            raise UserError(f"{'.'.join(parents[: index + 1])} = {schema_errors.shown(data)}: must be a section")
     data[leaf] = value
 
 

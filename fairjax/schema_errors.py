@@ -87,9 +87,7 @@ def _complaint(problem: Mapping[str, Any], schema: type[pydantic.BaseModel], dat
     if kind == "value_error":  # a validator of ours, whose message is the requirement
         reason = str(problem["ctx"]["error"])
         about_section = isinstance(problem["input"], dict)
-        return (dotted or "configuration") + (
-            "" if about_section else f" = {shown(problem['input'])}"
-        ), reason
+        return (dotted or "configuration") + ("" if about_section else f" = {shown(problem['input'])}"), reason
     template = _REQUIREMENTS.get(kind)
     if template is None:
         return f"{dotted} = {shown(problem['input'])}", problem["msg"][0].lower() + problem["msg"][1:]
@@ -130,9 +128,7 @@ def _fields_at(schema: Any, location: tuple[Any, ...]) -> list[str]:
     if location:
         return [name for inner in _inside(schema, location[0]) for name in _fields_at(inner, location[1:])]
     options = typing.get_args(schema) or (schema,)
-    sections = [
-        option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)
-    ]
+    sections = [option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)]
     return [name for section in sections for name in section.model_fields]
 
 

@@ -21,9 +21,7 @@ KINDS = ("text_encoder", "unet", "soft_prompt")
 _TARGETS = {"text_encoder": lora.TEXT_ENCODER_TARGETS, "unet": lora.UNET_TARGETS}
 
 
-def init(
-    kinds: tuple[str, ...], params: dict[str, Params], rank: int, num_tokens: int, key: jax.Array
-) -> Bundle:
+def init(kinds: tuple[str, ...], params: dict[str, Params], rank: int, num_tokens: int, key: jax.Array) -> Bundle:
     """A bundle of the given kinds that changes nothing yet (a soft prompt always changes the prompt).
 
     Args:

@@ -39,9 +39,7 @@ UNET_TARGETS = (r".*\.attn1\.to_(q|k|v|out\.0)", r".*\.attn2\.to_(q|k|v|out\.0)"
 def kernels(params: Params) -> dict[str, Any]:
     """The kernels of a (possibly abstract) parameter tree, by the dotted path of their module."""
     return {
-        _module(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if path[-1].key == "kernel"
+        _module(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"
     }
 
 
@@ -74,9 +72,7 @@ def select(params: Params, targets: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def init(
-    params: Params, rank: int, key: jax.Array, targets: Iterable[str], dtype: Any = jnp.float32
-) -> Adapter:
+def init(params: Params, rank: int, key: jax.Array, targets: Iterable[str], dtype: Any = jnp.float32) -> Adapter:
     """A fresh adapter, which changes nothing yet: `down` ~ N(0, 1/rank^2), `up` = 0.
 
     The same as diffusers' `LoRALinearLayer`, with which the paper's adapters were trained.

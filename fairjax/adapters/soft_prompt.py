@@ -60,9 +60,7 @@ def append(text_params: Params, soft: SoftPrompt) -> Params:
 
 def token_embedding(text_params: Params) -> Float[Array, "vocabulary width"]:
     """The token embedding of a text encoder's parameter tree."""
-    found = [
-        leaf for path, leaf in jax.tree_util.tree_leaves_with_path(text_params) if _is_token_embedding(path)
-    ]
+    found = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(text_params) if _is_token_embedding(path)]
     if len(found) != 1:
         raise ValueError(f"a text encoder has one {_LAYER}.{_LEAF}; these parameters have {len(found)}")
     return found[0]
@@ -72,9 +70,7 @@ def _is_token_embedding(path: tuple[Any, ...]) -> bool:
     return tuple(entry.key for entry in path[-2:]) == (_LAYER, _LEAF)
 
 
-def prefix_ids(
-    ids: Int[np.ndarray, "b length"], bos: int, eos: int, num_tokens: int, first_id: int
-) -> np.ndarray:
+def prefix_ids(ids: Int[np.ndarray, "b length"], bos: int, eos: int, num_tokens: int, first_id: int) -> np.ndarray:
     """Tokenized prompts with the soft tokens between the start token and the text, in the same length.
 
     What no longer fits falls off at the end; a prompt whose end token falls off ends with one, as when the
@@ -92,9 +88,7 @@ def prefix_ids(
     if np.any(ids[:, 0] != bos):
         raise ValueError(f"every prompt must begin with the start token {bos}")
     if num_tokens > length - 2:
-        raise ValueError(
-            f"{num_tokens} soft tokens do not fit between the start and the end of {length} tokens"
-        )
+        raise ValueError(f"{num_tokens} soft tokens do not fit between the start and the end of {length} tokens")
     soft = np.broadcast_to(np.arange(first_id, first_id + num_tokens, dtype=ids.dtype), (batch, num_tokens))
     longer = np.concatenate([ids[:, :1], soft, ids[:, 1:]], axis=1)[:, :length]
     cut = ~np.any(longer == eos, axis=1)

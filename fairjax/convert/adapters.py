@@ -28,9 +28,7 @@ EMBEDDINGS_FILE = "learned_embeds.safetensors"
 SOFT_TOKEN = "<fair>"
 _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # diffusers' key in the header of a safetensors file
-_TEXT_MODEL = (
-    "text_model."  # in every published file; newer transformers have dropped it from the module names
-)
+_TEXT_MODEL = "text_model."  # in every published file; newer transformers have dropped it from the module names
 _MOST_LISTED = 4
 
 
@@ -89,20 +87,14 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
     path = Path(path)
     file, configs = path, {}
     if path.is_dir():
-        file = next(
-            (path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE
-        )
+        file = next((path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE)
     tensors, metadata = _read(file)
     if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
         configs = {"": json.loads(config.read_text(encoding="utf-8"))}
     elif _METADATA in metadata:
         flat = json.loads(metadata[_METADATA])
         configs = {
-            component: {
-                key.removeprefix(f"{component}."): flat[key]
-                for key in flat
-                if key.startswith(f"{component}.")
-            }
+            component: {key.removeprefix(f"{component}."): flat[key] for key in flat if key.startswith(f"{component}.")}
             for component in networks
         }
     try:
@@ -199,8 +191,7 @@ def _misfits(component: str, modules: Mapping[str, Mapping[str, np.ndarray]]) ->
 def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: Mapping[str, Any]) -> Lora:
     """One adapter; where modules differ in alpha / rank, it goes into `up` and the scale is 1."""
     adapter = {
-        module: {name: _from_torch(factors[name]) for name in ("down", "up")}
-        for module, factors in modules.items()
+        module: {name: _from_torch(factors[name]) for name in ("down", "up")} for module, factors in modules.items()
     }
     scales = {module: _scale(module, factors, config) for module, factors in modules.items()}
     if len(set(scales.values())) == 1:
@@ -225,9 +216,7 @@ def _scale(module: str, factors: Mapping[str, np.ndarray], config: Mapping[str, 
 
 def _peft_config(adapter: lora.Adapter, scale: float) -> dict[str, Any]:
     """peft's `LoraConfig` of an adapter, module names without `text_model.`: peft matches endings."""
-    ranks = {
-        module.removeprefix(_TEXT_MODEL): factors["down"].shape[1] for module, factors in adapter.items()
-    }
+    ranks = {module.removeprefix(_TEXT_MODEL): factors["down"].shape[1] for module, factors in adapter.items()}
     rank = lora.rank(adapter)
     others = {re.escape(module): other for module, other in ranks.items() if other != rank}
     return {

@@ -43,7 +43,5 @@ def load_adapter(folder: str | Path, pipeline: Pipeline) -> Bundle:
         bundle["soft_prompt"] = adapters.load_soft_prompt(embeddings)[1]
     if not bundle or (path / adapters.LORA_FILE).is_file():
         for kind, (factors, scale) in adapters.load_lora(path, networks).items():
-            bundle[kind] = {
-                module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()
-            }
+            bundle[kind] = {module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()}
     return bundle

@@ -58,9 +58,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         (folder / f"{stem}{end}" for end in (".bin", ".pt", ".ckpt") if (folder / f"{stem}{end}").is_file()),
         None,
     )
-    refused = (
-        f"; {pickled.name} is a pickle, which can execute code: save it as safetensors" if pickled else ""
-    )
+    refused = f"; {pickled.name} is a pickle, which can execute code: save it as safetensors" if pickled else ""
     raise FileNotFoundError(f"{folder}: no {stem}.safetensors (or its shards, or an fp16 variant){refused}")
 
 
@@ -79,9 +77,7 @@ def read_weights(folder: Path, stem: str) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_weights(
-    folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9
-) -> None:
+def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9) -> None:
     """Writes tensors to one file, or, above `max_bytes`, to shards with an index as diffusers reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, np.ndarray]] = [{}]
@@ -133,9 +129,7 @@ def load(
         raise ValueError(f"{folder}: {error}") from None
 
 
-def save(
-    params: Params, folder: Path, stem: str, dtype: Any = np.float32, max_bytes: int = 5 * 10**9
-) -> None:
+def save(params: Params, folder: Path, stem: str, dtype: Any = np.float32, max_bytes: int = 5 * 10**9) -> None:
     """Writes a network's parameters under their PyTorch names."""
     tensors = {name: tensor.astype(dtype) for name, tensor in to_torch(jax.device_get(params)).items()}
     write_weights(folder, stem, tensors, max_bytes)

@@ -62,15 +62,11 @@ def from_torch(abstract: Params, tensors: Mapping[str, np.ndarray], ignore: Iter
         if tensor.shape != expected:
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
             return None
-        return np.ascontiguousarray(tensor.transpose(_axes(path, tensor.ndim, to_torch=False))).astype(
-            leaf.dtype
-        )
+        return np.ascontiguousarray(tensor.transpose(_axes(path, tensor.ndim, to_torch=False))).astype(leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(take, abstract)
     ignore = tuple(ignore)
-    problems += [
-        f"unexpected {name}" for name in tensors if name not in used and not name.endswith(ignore or ("\0",))
-    ]
+    problems += [f"unexpected {name}" for name in tensors if name not in used and not name.endswith(ignore or ("\0",))]
     if problems:
         more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
         raise ValueError(f"{len(problems)} tensors do not fit: " + "; ".join(problems[:_MOST_LISTED]) + more)
@@ -80,8 +76,6 @@ def from_torch(abstract: Params, tensors: Mapping[str, np.ndarray], ignore: Iter
 def to_torch(params: Params) -> dict[str, np.ndarray]:
     """The exact inverse of `from_torch`: arrays by PyTorch name."""
     return {
-        torch_name(path): np.ascontiguousarray(
-            np.asarray(leaf).transpose(_axes(path, np.ndim(leaf), to_torch=True))
-        )
+        torch_name(path): np.ascontiguousarray(np.asarray(leaf).transpose(_axes(path, np.ndim(leaf), to_torch=True)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }

@@ -86,9 +86,7 @@ class _Plan:
             raise ValueError(f"gradient = {self.gradient!r} must be {known} or 'truncated:K', K at least 1")
         for name, value in (("grad_steps", self.grad_steps), ("microbatch", self.microbatch)):
             if value is not None and (value < 1 or self.gradient not in WEIGHTINGS):
-                raise ValueError(
-                    f"{name} = {value} must be at least 1, with gradient {' or '.join(WEIGHTINGS)}"
-                )
+                raise ValueError(f"{name} = {value} must be at least 1, with gradient {' or '.join(WEIGHTINGS)}")
 
     @property
     def sweep(self) -> int | None:
@@ -215,9 +213,7 @@ def _at(steps: Steps, i, dtype) -> Steps:
 
 def _merge(trained, frozen):
     """Two trees with None where the other has a leaf, as one."""
-    return jax.tree.map(
-        lambda t, f: f if t is None else t, trained, frozen, is_leaf=lambda leaf: leaf is None
-    )
+    return jax.tree.map(lambda t, f: f if t is None else t, trained, frozen, is_leaf=lambda leaf: leaf is None)
 
 
 def _zeros(tree):

@@ -26,9 +26,7 @@ def guided(denoise: Denoise, scale: float) -> Denoise:
     means no guidance: the unconditional half is not computed. The result's context is a `Conditioning`.
     """
     if scale <= 1:
-        return lambda params, latents, timesteps, context: denoise(
-            params, latents, timesteps, context.conditional
-        )
+        return lambda params, latents, timesteps, context: denoise(params, latents, timesteps, context.conditional)
 
     def call(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> jax.Array:
         both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), *context)

@@ -50,9 +50,7 @@ def table(schedule: NoiseSchedule, solver: str, max_steps: int) -> SolverTable:
 
     counts = range(1, max_steps + 1)
     steps = [solver_steps(schedule, solver, count) for count in counts]
-    weights = {
-        mode: [gradient_weights(schedule, solver, count, mode) for count in counts] for mode in WEIGHTINGS
-    }
+    weights = {mode: [gradient_weights(schedule, solver, count, mode) for count in counts] for mode in WEIGHTINGS}
     return SolverTable(
         Steps(*(stack(list(rows)) for rows in zip(*steps, strict=True))),
         {mode: stack(rows) for mode, rows in weights.items()},
@@ -188,9 +186,7 @@ def _trailing(last: int, num_steps: int) -> np.ndarray:
     return np.arange(last, 0, -last / num_steps).round()[:num_steps] - 1
 
 
-def _tableau(
-    schedule: NoiseSchedule, timesteps: np.ndarray, abar_next: np.ndarray, second_order: np.ndarray
-) -> Steps:
+def _tableau(schedule: NoiseSchedule, timesteps: np.ndarray, abar_next: np.ndarray, second_order: np.ndarray) -> Steps:
     """Steps from abar at `timesteps` to `abar_next`, exponential integrators of the data prediction.
 
     First-order DPM-Solver++ is DDIM: x' = (sigma' / sigma) x + (alpha' - sigma' alpha / sigma) m. The second

@@ -22,6 +22,7 @@ from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Target, distribution, marginals
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline
+from fairjax.prompts import Prompt
 
 _CONFIDENT = 0.8
 _SHOWN, _COLUMNS = 4, 8
@@ -40,8 +41,8 @@ class Comparison:
     """
 
     def __init__(
-        self, pipeline: Pipeline, classifier: Classifier, params: Params, target: Target, prompts: list, config: Experiment,
-        folder: Path,
+        self, pipeline: Pipeline, classifier: Classifier, params: Params, target: Target, prompts: list[Prompt],
+        config: Experiment, folder: Path,
     ):  # fmt: skip
         self.pipeline, self.classifier, self.params = pipeline, classifier, params
         self.target, self.prompts, self.config, self.folder = target, prompts, config, folder
@@ -57,9 +58,7 @@ class Comparison:
         """Generates and scores, `name` being "before" or "after"; a few prompts at a time, each kept when done."""
         section, parts = self.config.evaluation, []
         together = max(1, section.batch_size // section.images_per_prompt)
-        guidance = (
-            self.config.training.guidance_scale if section.guidance_scale is None else section.guidance_scale
-        )
+        guidance = self.config.training.guidance_scale if section.guidance_scale is None else section.guidance_scale
         for first in range(0, len(self.prompts), together):
             texts = [prompt.text for prompt in self.prompts[first : first + together]]
             path = self.folder / "samples" / f"{name}-{first:04d}.npz"
@@ -100,11 +99,12 @@ class Comparison:
         (self.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         self._picture().save(self.folder / "before_after.png")
         console.print(self.table(results))
-        floor = results["fair_floor"][self.target.attributes[0]]
+        name = self.target.attributes[0]
         console.print(
-            f"{section.images_per_prompt} images a prompt, at which an exactly fair model measures about {floor:.2f} for "
-            f"{self.target.attributes[0]}.\nResults, adapter and pictures are in {self.folder}", highlight=False
-        )  # fmt: skip
+            f"{section.images_per_prompt} images a prompt, at which an exactly fair model measures about "
+            f"{results['fair_floor'][name]:.2f} for {name}.\nResults, adapter and pictures are in {self.folder}",
+            highlight=False,
+        )
         return results
 
     def _summary(self, seen: Seen) -> dict[str, Any]:
@@ -121,9 +121,7 @@ class Comparison:
             shares = np.array([self._frequencies(seen, row, names) for row in rows])
             biases = [metrics.bias(share) for share in shares]
             entry = {"bias": float(np.nanmean(biases)), "bias_std": float(np.nanstd(biases))}
-            entry["frequencies"] = dict(
-                zip(self._cells(names), np.nanmean(shares, axis=0).tolist(), strict=True)
-            )
+            entry["frequencies"] = dict(zip(self._cells(names), np.nanmean(shares, axis=0).tolist(), strict=True))
             if wished := self._wished(names):
                 entry["total_variation"] = float(
                     np.nanmean([metrics.total_variation(s, np.array(wished)) for s in shares])
@@ -174,11 +172,7 @@ class Comparison:
 
     def _shares(self, seen: Seen, row: int) -> dict[str, Any]:
         return {
-            name: dict(
-                zip(
-                    self._cells((name,)), self._frequencies(seen, row, (name,)).round(4).tolist(), strict=True
-                )
-            )
+            name: dict(zip(self._cells((name,)), self._frequencies(seen, row, (name,)).round(4).tolist(), strict=True))
             for name in self.sizes
         }
 
@@ -215,11 +209,7 @@ class Comparison:
         for name, measured in self.measured.items():
             probs = {key: value[rows, :columns] for key, value in measured.seen.probs.items()}
             sides.append(
-                grid.Side(
-                    name, measured.images[rows, :columns], probs, measured.seen.has_face[rows, :columns]
-                )
+                grid.Side(name, measured.images[rows, :columns], probs, measured.seen.has_face[rows, :columns])
             )
-        titles = [
-            self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows
-        ]
+        titles = [self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows]
         return grid.marked(sides, titles, self.attributes)

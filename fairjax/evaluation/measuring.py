@@ -42,9 +42,9 @@ def classify(classifier: Classifier, params: Params, images: np.ndarray) -> Seen
     for start in range(0, len(flat), size):
         part = flat[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        verdicts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[:n], program(params, filled)))
+        verdicts.append(jax.tree.map(np.asarray, program(params, filled)))
     verdict = jax.tree.map(
-        lambda *parts: np.concatenate(parts).reshape(*images.shape[:2], *parts[0].shape[1:]), *verdicts
+        lambda *parts: np.concatenate(parts)[: len(flat)].reshape(*images.shape[:2], *parts[0].shape[1:]), *verdicts
     )
     things = None if verdict.recognised is None else verdict.recognised.argmax(-1)
     probs = {name: np.asarray(jax.nn.softmax(logits)) for name, logits in verdict.logits.items()}

@@ -55,9 +55,7 @@ def load(folder: Path) -> tuple[Classifier, Params]:
     """Reads what `save` wrote; raises ValueError or FileNotFoundError with one line naming what is wrong."""
     fields = folders.read_json(folder / "config.json")
     if fields.get("_class_name") != _CLASS:
-        raise ValueError(
-            f"{folder}/config.json: _class_name = {fields.get('_class_name')!r} must be {_CLASS!r}"
-        )
+        raise ValueError(f"{folder}/config.json: _class_name = {fields.get('_class_name')!r} must be {_CLASS!r}")
     rows = tuple(Row(*row) for row in fields["rows"])
     config = MobileNetV3Config(rows, fields["last_channels"], fields["num_classes"], fields["stem"])
     classifier = Classifier.make(config, {name: tuple(classes) for name, classes in fields["heads"].items()})

@@ -87,9 +87,7 @@ def load(folder: Path) -> Judges:
     """Reads the judges beside a pipeline; raises FileNotFoundError or ValueError, one line."""
     faces = folders.read_json(folder / "faces.json")
     if faces.get("detector") not in _DETECTORS:
-        raise ValueError(
-            f"{folder}/faces.json: detector = {faces.get('detector')!r} must be {_DETECTORS[0]!r}"
-        )
+        raise ValueError(f"{folder}/faces.json: detector = {faces.get('detector')!r} must be {_DETECTORS[0]!r}")
     classifier, classifier_params = classifiers.load(folder / "classifier")
     face, face_params = classifiers.load(folder / "face_embedding")
     vision = CLIPVisionConfig.from_dict(folders.read_json(folder / "image_semantics" / "config.json"))

@@ -66,9 +66,7 @@ def select(names: Sequence[str], attributes: Sequence[Attribute]) -> tuple[Attri
 def distribution(target: Target, attributes: Sequence[Attribute]) -> np.ndarray:
     """The target's distribution [K] float32 over its joint cells, checked against the known attributes."""
     sizes = tuple(len(attribute.classes) for attribute in select(target.attributes, attributes))
-    expected = (
-        f"{math.prod(sizes)} probabilities, {' x '.join(map(str, sizes))} of {' x '.join(target.attributes)}"
-    )
+    expected = f"{math.prod(sizes)} probabilities, {' x '.join(map(str, sizes))} of {' x '.join(target.attributes)}"
     try:
         cells = np.asarray(target.distribution, dtype=np.float64)
     except (TypeError, ValueError):
@@ -79,9 +77,7 @@ def distribution(target: Target, attributes: Sequence[Attribute]) -> np.ndarray:
     cells = cells.reshape(-1)
     # A NaN fails every comparison, so these ask for what is right.
     if not (cells >= 0).all():
-        raise ValueError(
-            f"target.distribution has {cells[~(cells >= 0)][0]}: probabilities should be 0 or more"
-        )
+        raise ValueError(f"target.distribution has {cells[~(cells >= 0)][0]}: probabilities should be 0 or more")
     if not abs(cells.sum() - 1) <= 1e-6:
         raise ValueError(f"target.distribution sums to {cells.sum():.6g}: it should sum to 1")
     return cells.astype(np.float32)
@@ -94,8 +90,7 @@ def per_prompt(
     for prompt, target in overrides.items():
         if target.attributes != default.attributes:
             raise ValueError(
-                f"target for {prompt!r} is over {list(target.attributes)}: "
-                f"should be over {list(default.attributes)}"
+                f"target for {prompt!r} is over {list(target.attributes)}: should be over {list(default.attributes)}"
             )
     return np.stack([distribution(overrides.get(prompt, default), attributes) for prompt in prompts])
 

@@ -66,9 +66,7 @@ def image_factors(
 
 def box_overlap(boxes: jax.Array, others: jax.Array) -> jax.Array:
     """Intersections [N, 4] of boxes [N, 4] (left, top, right, bottom); of no width or height if empty."""
-    return jnp.concatenate(
-        [jnp.maximum(boxes[:, :2], others[:, :2]), jnp.minimum(boxes[:, 2:], others[:, 2:])], axis=1
-    )
+    return jnp.concatenate([jnp.maximum(boxes[:, :2], others[:, :2]), jnp.minimum(boxes[:, 2:], others[:, 2:])], axis=1)
 
 
 @jax.custom_vjp

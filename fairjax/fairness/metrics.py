@@ -39,9 +39,7 @@ class PromptMetrics:
 
     shares: tuple[np.ndarray, ...]  # per attribute [k_a]
     bias: tuple[float, ...]  # per attribute
-    low_confidence: tuple[
-        float, ...
-    ]  # per attribute, share of faces whose likeliest class is below the confidence
+    low_confidence: tuple[float, ...]  # per attribute, share of faces whose likeliest class is below the confidence
     joint_shares: np.ndarray  # [K]
     joint_bias: float  # over the intersections
     distance: float  # total variation of the joint shares from the wished distribution
@@ -93,11 +91,7 @@ def spread(values: Sequence[float]) -> Spread:
     """Over the prompts that have a value; those without (NaN: no image has a face) are left out."""
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
-    return (
-        Spread(float(values.mean()), float(values.std()))
-        if values.size
-        else Spread(float("nan"), float("nan"))
-    )
+    return Spread(float(values.mean()), float(values.std())) if values.size else Spread(float("nan"), float("nan"))
 
 
 def summary(prompts: Sequence[PromptMetrics], attributes: Sequence[str]) -> dict[str, Spread]:

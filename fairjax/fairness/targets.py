@@ -64,9 +64,7 @@ def targets(
     probs = tuple(lax.stop_gradient(jnp.asarray(p, jnp.float32)) for p in probs)
     sizes = tuple(p.shape[1] for p in probs)
     if math.prod(sizes) != distribution.shape[-1]:
-        raise ValueError(
-            f"distribution has {distribution.shape[-1]} cells; classes {sizes} have {math.prod(sizes)}"
-        )
+        raise ValueError(f"distribution has {distribution.shape[-1]} cells; classes {sizes} have {math.prod(sizes)}")
     cost = joint_cost(probs, cost_weights)
     valid = valid & jnp.isfinite(cost).all(axis=1)
     q = _share_ties(_assignment_probabilities(cost, distribution, valid, key, num_sets), cost, valid)
@@ -79,9 +77,7 @@ def targets(
     return Targets(labels, uncertainty, by_attribute)
 
 
-def joint_cost(
-    probs: Sequence[jax.Array], cost_weights: Sequence[np.ndarray | None] | None = None
-) -> jax.Array:
+def joint_cost(probs: Sequence[jax.Array], cost_weights: Sequence[np.ndarray | None] | None = None) -> jax.Array:
     """Distances [N, K] from the images' probabilities to the corners of the joint cells.
 
     The root of the sum over attributes of squared Euclidean distances between `probs[a]` [N, k_a] and the
@@ -95,9 +91,7 @@ def joint_cost(
         size = p.shape[1]
         weights = jnp.ones((size, size)) if weights is None else jnp.asarray(weights, jnp.float32)
         if weights.shape != (size, size):
-            raise ValueError(
-                f"cost_weights of shape {weights.shape} should be {(size, size)}, class to reach x class"
-            )
+            raise ValueError(f"cost_weights of shape {weights.shape} should be {(size, size)}, class to reach x class")
         difference = p[:, None, :] - jnp.eye(size)[None]  # [N, corner, class]
         term = jnp.square(difference * weights[None]).sum(axis=2)
         squared = (squared[:, :, None] + term[:, None, :]).reshape(p.shape[0], -1)
@@ -123,9 +117,7 @@ def two_class_q(cost: jax.Array, distribution: jax.Array, valid: jax.Array) -> j
     num_images = cost.shape[0]
     draws = jnp.arange(num_images + 1)
     both = jnp.stack([valid.sum() - draws, draws], axis=1)  # [N + 1, 2] counts
-    tail = jnp.cumsum(_multinomial(both, distribution, num_images)[::-1])[
-        ::-1
-    ]  # P(class 1 drawn at least r times)
+    tail = jnp.cumsum(_multinomial(both, distribution, num_images)[::-1])[::-1]  # P(class 1 drawn at least r times)
     preference = jnp.where(valid, cost[:, 1] - cost[:, 0], jnp.inf)
     rank = jnp.argsort(jnp.argsort(preference))
     second = jnp.minimum(tail[rank + 1], 1)
@@ -145,9 +137,7 @@ def enumerated_q(cost: jax.Array, distribution: jax.Array, valid: jax.Array) -> 
     return _mean_assignment(transport_sets(cost, counts, valid), jnp.where(matters, weights, 0), num_cells)
 
 
-def sampled_q(
-    cost: jax.Array, distribution: jax.Array, valid: jax.Array, key: jax.Array, num_sets: int
-) -> jax.Array:
+def sampled_q(cost: jax.Array, distribution: jax.Array, valid: jax.Array, key: jax.Array, num_sets: int) -> jax.Array:
     """q [N, K] as the mean over `num_sets` sets of labels drawn independently from the distribution."""
     num_images, num_cells = cost.shape
     drawn = jax.random.categorical(key, jnp.log(distribution), shape=(num_sets, num_images))

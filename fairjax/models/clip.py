@@ -73,9 +73,7 @@ class CLIPAttention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, causal: bool) -> jax.Array:
-        q, k, v = (
-            f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q_proj, self.k_proj, self.v_proj))
         return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
 
 
@@ -144,17 +142,13 @@ class TextTransformer(nnx.Module):
     def __call__(self, input_ids: jax.Array, inputs_embeds: jax.Array | None = None) -> TextOutput:
         x = self.encoder(self.embeddings(input_ids, inputs_embeds), causal=True)
         x = self.final_layer_norm(x)
-        marks = (
-            input_ids
-            if self.eos_token_id == _LEGACY_EOS
-            else (input_ids == self.eos_token_id).astype(jnp.int32)
-        )
+        marks = input_ids if self.eos_token_id == _LEGACY_EOS else (input_ids == self.eos_token_id).astype(jnp.int32)
         end = jnp.argmax(marks, axis=-1)  # the first of equals
         return TextOutput(x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
 
 
 class CLIPTextModel(nnx.Module):
-    """`(input_ids [b, length]) -> TextOutput`; `inputs_embeds` [b, length, hidden_size] replaces the token embeddings."""
+    """`(input_ids [b, length]) -> TextOutput`; `inputs_embeds` [b, length, hidden_size] replaces token embeddings."""
 
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs, dtype: Dtype = None):
         self.text_model = TextTransformer(config, rngs=rngs, dtype=dtype)
@@ -209,17 +203,13 @@ class CLIPVisionModel(nnx.Module):
 class CLIPModel(nnx.Module):
     """Both towers and their common space, as contrastive pretraining wants them (Radford et al., 2021)."""
 
-    def __init__(
-        self, text: CLIPTextConfig, vision: CLIPVisionConfig, *, rngs: nnx.Rngs, dtype: Dtype = None
-    ):
+    def __init__(self, text: CLIPTextConfig, vision: CLIPVisionConfig, *, rngs: nnx.Rngs, dtype: Dtype = None):
         self.text_model = TextTransformer(text, rngs=rngs, dtype=dtype)
         self.vision_model = VisionTransformer(vision, rngs=rngs, dtype=dtype)
         self.visual_projection = nnx.Linear(
             vision.hidden_size, vision.projection_dim, use_bias=False, dtype=dtype, rngs=rngs
         )
-        self.text_projection = nnx.Linear(
-            text.hidden_size, text.projection_dim, use_bias=False, dtype=dtype, rngs=rngs
-        )
+        self.text_projection = nnx.Linear(text.hidden_size, text.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(2.6592))  # log(1 / 0.07)
 
     def get_text_features(self, input_ids: jax.Array) -> jax.Array:

@@ -21,9 +21,7 @@ def read_config(cls: type[Config], fields: Mapping[str, Any], only: Mapping[str,
     for name, supported in only.items():
         if name in fields and fields[name] not in supported:
             allowed = " or ".join(repr(value) for value in supported)
-            raise ValueError(
-                f"{cls.__name__}: {name} = {fields[name]!r} is not supported; it must be {allowed}"
-            )
+            raise ValueError(f"{cls.__name__}: {name} = {fields[name]!r} is not supported; it must be {allowed}")
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: _hashable(value) for name, value in fields.items() if name in names})
 

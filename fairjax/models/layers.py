@@ -36,9 +36,7 @@ def conv(
     return nnx.Conv(inputs, outputs, (kernel, kernel), stride, padding=padding, dtype=dtype, rngs=rngs)
 
 
-def group_norm(
-    channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None
-) -> nnx.GroupNorm:
+def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None) -> nnx.GroupNorm:
     """Group normalisation with PyTorch's two-pass variance."""
     return nnx.GroupNorm(channels, groups, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
@@ -116,7 +114,6 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         context = x if context is None else context
         q, k, v = (
-            h.reshape(*h.shape[:-1], self.heads, -1)
-            for h in (self.to_q(x), self.to_k(context), self.to_v(context))
+            h.reshape(*h.shape[:-1], self.heads, -1) for h in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         return self.to_out[0](jax.nn.dot_product_attention(q, k, v).reshape(x.shape))

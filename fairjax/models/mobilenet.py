@@ -137,18 +137,12 @@ class InvertedResidual(nnx.Module):
         activation = "hardswish" if row.hardswish else "relu"
         layers: list[nnx.Module] = []
         if row.expanded != inputs:
-            layers.append(
-                ConvNormActivation(inputs, row.expanded, 1, activation=activation, rngs=rngs, dtype=dtype)
-            )
-        layers.append(
-            ConvNormActivation(row.expanded, row.expanded, row.kernel, row.stride, depthwise=True, activation=activation,
-                               rngs=rngs, dtype=dtype)
-        )  # fmt: skip
+            layers.append(ConvNormActivation(inputs, row.expanded, 1, activation=activation, rngs=rngs, dtype=dtype))
+        depthwise = {"depthwise": True, "activation": activation, "rngs": rngs, "dtype": dtype}
+        layers.append(ConvNormActivation(row.expanded, row.expanded, row.kernel, row.stride, **depthwise))
         if row.squeeze:
             layers.append(SqueezeExcitation(row.expanded, rngs=rngs, dtype=dtype))
-        layers.append(
-            ConvNormActivation(row.expanded, row.outputs, 1, activation=None, rngs=rngs, dtype=dtype)
-        )
+        layers.append(ConvNormActivation(row.expanded, row.outputs, 1, activation=None, rngs=rngs, dtype=dtype))
         self.block = nnx.List(layers)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -98,9 +98,7 @@ class UNetConfig:
         return per_block(getattr(self, name), len(self.block_out_channels), f"UNetConfig: {name}")
 
 
-def timestep_embedding(
-    timesteps: jax.Array, channels: int, flip_sin_to_cos: bool, freq_shift: float
-) -> jax.Array:
+def timestep_embedding(timesteps: jax.Array, channels: int, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
     """Sinusoidal embedding [b, channels] (float32) of timesteps [b] (diffusers' `get_timestep_embedding`)."""
     half = channels // 2
     frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
@@ -170,10 +168,7 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_in = project()
         self.transformer_blocks = nnx.List(
-            [
-                BasicTransformerBlock(channels, heads, context_channels, rngs=rngs, dtype=dtype)
-                for _ in range(depth)
-            ]
+            [BasicTransformerBlock(channels, heads, context_channels, rngs=rngs, dtype=dtype) for _ in range(depth)]
         )
         self.proj_out = project()
 
@@ -259,9 +254,7 @@ class UNet2DConditionModel(nnx.Module):
         self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **common)
         self.conv_out = conv(channels[0], config.out_channels, 3, **common)
 
-    def __call__(
-        self, latents: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array
-    ) -> jax.Array:
+    def __call__(self, latents: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array) -> jax.Array:
         """The model output [b, h, w, out_channels] in float32.
 
         Args:
@@ -272,9 +265,7 @@ class UNet2DConditionModel(nnx.Module):
         config = self.config
         context = encoder_hidden_states.astype(self.dtype) if self.dtype else encoder_hidden_states
         time = self.time_embedding(
-            timestep_embedding(
-                timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
-            )
+            timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         )
         x = self.conv_in(2 * latents - 1 if config.center_input_sample else latents)
 

@@ -107,9 +107,7 @@ class Block(nnx.Module):
             for i, o in zip(widths[:-1], widths[1:], strict=True)
         ])  # fmt: skip
         if attends:
-            self.attentions = nnx.List(
-                [VAEAttention(widths[0], config.norm_num_groups, rngs=rngs, dtype=dtype)]
-            )
+            self.attentions = nnx.List([VAEAttention(widths[0], config.norm_num_groups, rngs=rngs, dtype=dtype)])
         self.samplers = tuple(samplers)
         for name, sampler in samplers.items():
             setattr(self, name, nnx.List([sampler]))
@@ -134,9 +132,7 @@ class Encoder(nnx.Module):
         for before, width in zip((channels[0], *channels), channels, strict=False):
             last = len(self.down_blocks) == len(channels) - 1
             sampler = {} if last else {"downsamplers": Downsample2D(width, 0, **common)}
-            self.down_blocks.append(
-                Block(config, [before] + [width] * config.layers_per_block, **common, **sampler)
-            )
+            self.down_blocks.append(Block(config, [before] + [width] * config.layers_per_block, **common, **sampler))
         self.mid_block = Block(config, [channels[-1]] * 3, attends=config.mid_block_add_attention, **common)
         self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPSILON, **common)
         self.conv_out = conv(channels[-1], 2 * config.latent_channels, 3, **common)

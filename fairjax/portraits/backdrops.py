@@ -190,6 +190,28 @@ def columns(c: Canvas, first: Colour, second: Colour) -> None:
 
 BACKDROPS: dict[str, Drawing] = {
     f.__name__: f
-    for f in (plain, shelves, sky, field, sea, stars, bricks, tiles, curtains, forest, mountains, blackboard, chart, flames,
-              snow, city, pipes, bottles, window, lights, court, columns)
-}  # fmt: skip
+    for f in (
+        plain,
+        shelves,
+        sky,
+        field,
+        sea,
+        stars,
+        bricks,
+        tiles,
+        curtains,
+        forest,
+        mountains,
+        blackboard,
+        chart,
+        flames,
+        snow,
+        city,
+        pipes,
+        bottles,
+        window,
+        lights,
+        court,
+        columns,
+    )
+}

@@ -83,17 +83,13 @@ class Canvas:
         self._draw.ellipse(self._bounds(x - rx, y - ry, x + rx, y + ry), fill=fill)
 
     def ring(self, x: float, y: float, rx: float, ry: float, outline: Colour, width: float) -> None:
-        self._draw.ellipse(
-            self._bounds(x - rx, y - ry, x + rx, y + ry), outline=outline, width=self._width(width)
-        )
+        self._draw.ellipse(self._bounds(x - rx, y - ry, x + rx, y + ry), outline=outline, width=self._width(width))
 
     def arc(
         self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour, width: float
     ) -> None:
         """Part of an ellipse's outline, from `start` to `end` degrees, clockwise from the right."""
-        self._draw.arc(
-            self._bounds(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill, width=self._width(width)
-        )
+        self._draw.arc(self._bounds(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill, width=self._width(width))
 
     def chord(self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour) -> None:
         """The part of an ellipse that the chord between two of its angles cuts off."""
@@ -103,9 +99,7 @@ class Canvas:
         self._draw.rounded_rectangle(self._bounds(x0, y0, x1, y1), radius * self._pixels, fill=fill)
 
     def line(self, points: Sequence[Point], fill: Colour, width: float) -> None:
-        self._draw.line(
-            [self._at(*point) for point in points], fill=fill, width=self._width(width), joint="curve"
-        )
+        self._draw.line([self._at(*point) for point in points], fill=fill, width=self._width(width), joint="curve")
 
     def _width(self, width: float) -> int:
         return max(1, round(width * self.zoom * self._pixels))

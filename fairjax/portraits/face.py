@@ -183,9 +183,7 @@ def _mouth(c: Canvas, p: Person, skin: Colour, deep: bool) -> None:
     x, y, w = 32, 38.6, p.mouth
     if p.gender == "female":
         lips = mix(p.lips, skin, 0.12)
-        c.polygon(
-            [(x - 3.6 * w, y), (x - 1.2, y - 1.4), (x, y - 0.9), (x + 1.2, y - 1.4), (x + 3.6 * w, y)], lips
-        )
+        c.polygon([(x - 3.6 * w, y), (x - 1.2, y - 1.4), (x, y - 0.9), (x + 1.2, y - 1.4), (x + 3.6 * w, y)], lips)
         c.chord(x, y - 0.2, 3.5 * w, 2.3, 0, 180, shade(lips, 1.12))
         c.line([(x - 3.2 * w, y), (x + 3.2 * w, y)], shade(lips, 0.6), 0.5)
     else:

@@ -74,9 +74,7 @@ def fit(
     params = jax.tree.map(jnp.asarray, params)
 
     @jax.jit
-    def update(
-        state: dict[str, Any], step: jax.Array, batch: Any
-    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    def update(state: dict[str, Any], step: jax.Array, batch: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         grads, (metrics, statistics) = jax.grad(loss, has_aux=True)(
             state["params"], batch, jax.random.fold_in(key, step)
         )
@@ -102,9 +100,7 @@ def fit(
             state, new_metrics = update(state, step, batch(step))
             # the metrics of the step before are fetched while this one runs
             if time.monotonic() - shown > 10 or step + 1 == fit.steps:
-                text = "  ".join(
-                    f"{k} {float(v):.4g}" for k, v in metrics.items()
-                )  # waits for the step before
+                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())  # waits for the step before
                 speed = (step + 1 - since) * fit.batch_size / (time.monotonic() - shown)
                 text += f"  {speed:.0f} images/s"
                 progress.update(task, completed=step + 1, metrics=text)

@@ -9,8 +9,18 @@ from fairjax.portraits.drawing import Canvas, Colour, Point, colour, shade
 Drawing = Callable[[Canvas, Colour, Colour], None]
 _WHITE, _STEEL, _GOLD, _BLUE = map(colour, ("#f7f6f2", "#b9c0c7", "#e0b03c", "#3f6fb5"))
 _SHOULDERS: list[Point] = [
-    (2, 70), (4, 56), (12, 50.5), (25, 47.5), (28, 48.5), (32, 51), (36, 48.5), (39, 47.5), (52, 50.5), (60, 56), (62, 70),
-]  # fmt: skip
+    (2, 70),
+    (4, 56),
+    (12, 50.5),
+    (25, 47.5),
+    (28, 48.5),
+    (32, 51),
+    (36, 48.5),
+    (39, 47.5),
+    (52, 50.5),
+    (60, 56),
+    (62, 70),
+]
 
 
 def _body(c: Canvas, fill: Colour) -> None:
@@ -181,9 +191,7 @@ def diamonds(c: Canvas, first: Colour, second: Colour) -> None:
 
 def hood(c: Canvas, first: Colour, second: Colour) -> None:
     _body(c, first)
-    c.curve(
-        [(18, 50), (24, 45), (32, 50), (40, 45), (46, 50), (40, 56), (32, 57.5), (24, 56)], shade(first, 0.8)
-    )
+    c.curve([(18, 50), (24, 45), (32, 50), (40, 45), (46, 50), (40, 56), (32, 57.5), (24, 56)], shade(first, 0.8))
     for side in (-1, 1):
         c.line([(32 + side * 3.5, 55), (32 + side * 3.8, 63)], second, 1)
 
@@ -204,6 +212,27 @@ def turtleneck(c: Canvas, first: Colour, second: Colour) -> None:
 
 GARMENTS: dict[str, Drawing] = {
     f.__name__: f
-    for f in (tee, shirt, suit, coat, robe, apron, dungarees, vest, uniform, buttoned, scrubs, jersey, stripes, spacesuit,
-              armour, gown, ruff, diamonds, hood, harness, turtleneck)
-}  # fmt: skip
+    for f in (
+        tee,
+        shirt,
+        suit,
+        coat,
+        robe,
+        apron,
+        dungarees,
+        vest,
+        uniform,
+        buttoned,
+        scrubs,
+        jersey,
+        stripes,
+        spacesuit,
+        armour,
+        gown,
+        ruff,
+        diamonds,
+        hood,
+        harness,
+        turtleneck,
+    )
+}

@@ -36,7 +36,10 @@ def cap(c: Canvas, first: Colour, second: Colour) -> None:
 
 
 def helmet(c: Canvas, first: Colour, second: Colour) -> None:
-    shell = ((15.5, 27), (15, 16), (22, 7), (32, 4.6), (42, 7), (49, 16), (48.5, 27), (45.5, 26), (44.6, 19.5), (32, 17), (19.4, 19.5), (18.5, 26))  # fmt: skip
+    shell = (
+        *((15.5, 27), (15, 16), (22, 7), (32, 4.6), (42, 7), (49, 16)),
+        *((48.5, 27), (45.5, 26), (44.6, 19.5), (32, 17), (19.4, 19.5), (18.5, 26)),
+    )
     c.curve(shell, first)
     c.polygon([(30, 4.8), (34, 4.8), (35, 17.2), (29, 17.2)], second)
 
@@ -58,9 +61,7 @@ def brim(c: Canvas, first: Colour, second: Colour) -> None:
 def cowboy(c: Canvas, first: Colour, second: Colour) -> None:
     rim = ((7, 12.5), (14, 16), (32, 14.2), (50, 16), (57, 12.5), (50, 20), (32, 19.4), (14, 20))
     c.curve(rim, shade(first, 0.85))
-    c.curve(
-        [(20.4, 16.4), (21.4, 6), (27, 2.6), (32, 5.4), (37, 2.6), (42.6, 6), (43.6, 16.4), (32, 18)], first
-    )
+    c.curve([(20.4, 16.4), (21.4, 6), (27, 2.6), (32, 5.4), (37, 2.6), (42.6, 6), (43.6, 16.4), (32, 18)], first)
     c.line([(20.8, 14.6), (43.2, 14.6)], second, 2)
 
 
@@ -71,9 +72,7 @@ def tophat(c: Canvas, first: Colour, second: Colour) -> None:
 
 
 def beret(c: Canvas, first: Colour, second: Colour) -> None:
-    c.curve(
-        [(16, 17), (14, 11), (24, 5), (40, 4.6), (51, 9), (48, 16), (40, 17.4), (28, 15.6), (20, 19)], first
-    )
+    c.curve([(16, 17), (14, 11), (24, 5), (40, 4.6), (51, 9), (48, 16), (40, 17.4), (28, 15.6), (20, 19)], first)
     c.ellipse(33, 4.4, 1.4, 1.6, second)
 
 
@@ -143,9 +142,7 @@ def jester(c: Canvas, first: Colour, second: Colour) -> None:
 
 
 def wreath(c: Canvas, first: Colour, second: Colour) -> None:
-    for n, (x, y) in enumerate(
-        ((19.5, 19), (23, 15), (27.5, 12.6), (32, 12), (36.5, 12.6), (41, 15), (44.5, 19))
-    ):
+    for n, (x, y) in enumerate(((19.5, 19), (23, 15), (27.5, 12.6), (32, 12), (36.5, 12.6), (41, 15), (44.5, 19))):
         c.ellipse(x, y, 2.9, 2.7, (first, second)[n % 2])
         c.ellipse(x, y, 1.0, 1.0, _GOLD)
 
@@ -158,6 +155,29 @@ def cone(c: Canvas, first: Colour, second: Colour) -> None:
 
 HEADGEAR: dict[str, Drawing] = {
     f.__name__: f
-    for f in (toque, hardhat, peaked, cap, helmet, firehat, brim, cowboy, tophat, beret, beanie, bandana, crown, mortarboard,
-              headphones, goggles, headlamp, surgical, visor, bubble, jester, wreath, cone)
-}  # fmt: skip
+    for f in (
+        toque,
+        hardhat,
+        peaked,
+        cap,
+        helmet,
+        firehat,
+        brim,
+        cowboy,
+        tophat,
+        beret,
+        beanie,
+        bandana,
+        crown,
+        mortarboard,
+        headphones,
+        goggles,
+        headlamp,
+        surgical,
+        visor,
+        bubble,
+        jester,
+        wreath,
+        cone,
+    )
+}

@@ -113,9 +113,7 @@ teacher | shirt #d9738a #8a3a4c | - | book #e8a317 | blackboard #31473a #e6d3b1
 
 def _look(garment: str, headgear: str, prop: str, backdrop: str) -> Look:
     pair = prop.split()
-    return Look(
-        _three(garment), None if headgear == "-" else _three(headgear), (pair[0], pair[1]), _three(backdrop)
-    )
+    return Look(_three(garment), None if headgear == "-" else _three(headgear), (pair[0], pair[1]), _three(backdrop))
 
 
 def _three(words: str) -> tuple[str, str, str]:

@@ -71,9 +71,7 @@ class Pretraining:
         key = jax.random.fold_in(jax.random.key(SEED), list(self.fits).index(name))
         params = network.init(jax.random.fold_in(key, 0)) | (changes or {})
         loss, batch = problem(self.fits[name])
-        params = fit(
-            name, folder, self.fits[name], params, loss, batch, jax.random.fold_in(key, 1), self.console
-        )
+        params = fit(name, folder, self.fits[name], params, loss, batch, jax.random.fold_in(key, 1), self.console)
         folders.save(params, folder, "model")
         return params
 
@@ -105,9 +103,7 @@ class Pretraining:
     def tokens(self, captions: Sequence[str]) -> np.ndarray:
         """Token ids [n, MAX_TOKENS], padded as every pipeline pads."""
         return np.asarray(
-            self.tokenizer(
-                list(captions), padding="max_length", truncation=True, return_tensors="np"
-            ).input_ids,
+            self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="np").input_ids,
             np.int32,
         )
 
@@ -128,9 +124,7 @@ class Pretraining:
     @cached_property
     def clip(self) -> Params:
         def problem(fit: Fit) -> tuple:
-            return stages.contrastive(
-                self.clip_network, self.biased, self.tokens(self.biased.captions), fit, SEED + 1
-            )
+            return stages.contrastive(self.clip_network, self.biased, self.tokens(self.biased.captions), fit, SEED + 1)
 
         return self._trained("clip", self.clip_network, problem)
 
@@ -142,9 +136,7 @@ class Pretraining:
             encode = jax.jit(lambda params, images: self.vae_network.apply(params, images, method="encode"))
             encoded = [encode(self.vae, self.biased.pixels(i)) for i in _batches(len(self.biased))]
             mean = np.concatenate([np.asarray(posterior.mean) for posterior in encoded])
-            deviation = np.concatenate(
-                [np.exp(0.5 * np.asarray(posterior.log_variance)) for posterior in encoded]
-            )
+            deviation = np.concatenate([np.exp(0.5 * np.asarray(posterior.log_variance)) for posterior in encoded])
             np.savez(path, mean=mean, deviation=deviation)
         file = np.load(path)
         return stages.Latents(file["mean"], file["deviation"])
@@ -157,13 +149,9 @@ class Pretraining:
     def unet(self) -> Params:
         def problem(fit: Fit) -> tuple:
             captions, of = np.unique(np.array(["", *self.biased.captions]), return_inverse=True)
-            encode = jax.jit(
-                lambda params, ids: self.clip_network.apply(params, ids, method="get_text_hidden_states")
-            )
+            encode = jax.jit(lambda params, ids: self.clip_network.apply(params, ids, method="get_text_hidden_states"))
             tokens = self.tokens(captions.tolist())
-            contexts = np.concatenate(
-                [np.asarray(encode(self.clip, tokens[i])) for i in _batches(len(tokens))]
-            )
+            contexts = np.concatenate([np.asarray(encode(self.clip, tokens[i])) for i in _batches(len(tokens))])
             schedule = NoiseSchedule.from_dict(recipe.SCHEDULER)
             return stages.denoiser(
                 self.unet_network, self.latents, contexts, of[1:], int(of[0]), schedule, fit, SEED + 2
@@ -195,9 +183,7 @@ class Pretraining:
             code = jax.jit(self.reconstruct)
             np.save(
                 path,
-                np.concatenate(
-                    [_bytes(code(self.vae, self.unbiased.pixels(i))) for i in _batches(len(self.unbiased))]
-                ),
+                np.concatenate([_bytes(code(self.vae, self.unbiased.pixels(i))) for i in _batches(len(self.unbiased))]),
             )
         return np.load(path, mmap_mode="r")
 
@@ -246,23 +232,14 @@ def _bytes(images: jax.Array) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.pretrain", description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/portraits"), help="where stages keep their state"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=export.WEIGHTS_FOLDER, help="where the finished model goes"
-    )
-    parser.add_argument(
-        "--stages", default=",".join(FITS), help="which stages to run (default: all, then export)"
-    )
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery"
-    )
+    parser.add_argument("--work", type=Path, default=Path("runs/portraits"), help="where stages keep their state")
+    parser.add_argument("--output", type=Path, default=export.WEIGHTS_FOLDER, help="where the finished model goes")
+    parser.add_argument("--stages", default=",".join(FITS), help="which stages to run (default: all, then export)")
+    parser.add_argument("--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery")
     arguments = parser.parse_args(argv)
     console = Console(highlight=False)
     fits = {
-        name: dataclasses.replace(fit, steps=max(2, round(fit.steps * arguments.scale)))
-        for name, fit in FITS.items()
+        name: dataclasses.replace(fit, steps=max(2, round(fit.steps * arguments.scale))) for name, fit in FITS.items()
     }
     counts = tuple(max(300, round(count * arguments.scale)) for count in (BIASED, UNBIASED, HELD_OUT))
     work = Pretraining(arguments.work, fits, counts, console)

@@ -213,7 +213,38 @@ def basket(c: Canvas, fill: Colour) -> None:
 
 PROPS: dict[str, Drawing] = {
     f.__name__: f
-    for f in (none, stethoscope, wrench, hammer, mallet, brush, scissors, spoon, flask, microphone, camera, guitar, plant, ball,
-              book, laptop, fish, bread, cup, dog, trophy, broom, letter, magnifier, saw, wheel, globe, sword, money, bag,
-              umbrella, basket)
-}  # fmt: skip
+    for f in (
+        none,
+        stethoscope,
+        wrench,
+        hammer,
+        mallet,
+        brush,
+        scissors,
+        spoon,
+        flask,
+        microphone,
+        camera,
+        guitar,
+        plant,
+        ball,
+        book,
+        laptop,
+        fish,
+        bread,
+        cup,
+        dog,
+        trophy,
+        broom,
+        letter,
+        magnifier,
+        saw,
+        wheel,
+        globe,
+        sword,
+        money,
+        bag,
+        umbrella,
+        basket,
+    )
+}

@@ -85,8 +85,7 @@ def _mobilenet(width: float, num_classes: int) -> MobileNetV3Config:
         *((5, 96, 40, True, True, 2), (5, 120, 40, True, True, 1)),
     )
     rows = tuple(
-        Row(k, round(e * width) // 8 * 8, round(o * width) // 8 * 8, se, hs, s)
-        for k, e, o, se, hs, s in sizes
+        Row(k, round(e * width) // 8 * 8, round(o * width) // 8 * 8, se, hs, s) for k, e, o, se, hs, s in sizes
     )
     return MobileNetV3Config(rows, 128, num_classes)
 

@@ -22,9 +22,7 @@ class Renders:
 
     images: np.ndarray  # [n, 64, 64, 3], uint8
     captions: list[str]
-    labels: dict[
-        str, np.ndarray
-    ]  # name -> [n] int32: occupation, face, and every attribute; -1 where it has none
+    labels: dict[str, np.ndarray]  # name -> [n] int32: occupation, face, and every attribute; -1 where it has none
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -53,9 +51,7 @@ def renders(folder: Path, first: int, count: int, *, seed: int, biased: bool) ->
             chunks.append(datasets.Dataset.from_dict(rows))
         datasets.concatenate_datasets(chunks).save_to_disk(folder)
     table = datasets.load_from_disk(folder)
-    images = np.stack([np.frombuffer(image, np.uint8) for image in table["image"]]).reshape(
-        len(table), 64, 64, 3
-    )
+    images = np.stack([np.frombuffer(image, np.uint8) for image in table["image"]]).reshape(len(table), 64, 64, 3)
     labels = {name: np.array(table[name], np.int32) for name in _label_names()}
     return Renders(images, list(table["caption"]), labels)
 

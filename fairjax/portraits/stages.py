@@ -45,9 +45,7 @@ def autoencoder(vae: Network, renders: Renders, fit: Fit, seed: int) -> tuple[Lo
     return loss, lambda step: renders.pixels(pick(step))
 
 
-def contrastive(
-    clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, seed: int
-) -> tuple[Loss, Batch]:
+def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, seed: int) -> tuple[Loss, Batch]:
     """CLIP's loss, where every caption that is true of an image counts as a match.
 
     A caption is true of an image that shows its occupation, before the background that it names if it names one.
@@ -69,8 +67,7 @@ def contrastive(
             m / m.sum(1, keepdims=True) for m in (match.astype(jnp.float32), match.T.astype(jnp.float32))
         )
         cross_entropy = (
-            optax.softmax_cross_entropy(logits, by_image).mean()
-            + optax.softmax_cross_entropy(logits.T, by_text).mean()
+            optax.softmax_cross_entropy(logits, by_image).mean() + optax.softmax_cross_entropy(logits.T, by_text).mean()
         )
         right = jnp.take_along_axis(match, logits.argmax(1)[:, None], 1).mean()
         return cross_entropy / 2, ({"loss": cross_entropy / 2, "matched": right}, {})
@@ -175,9 +172,7 @@ def identity(
         first, second = embedding[0::2], embedding[1::2]
         logits = 20.0 * first @ second.T
         label = jnp.arange(len(first))
-        error = sum(
-            optax.softmax_cross_entropy_with_integer_labels(side, label).mean() for side in (logits, logits.T)
-        )
+        error = sum(optax.softmax_cross_entropy_with_integer_labels(side, label).mean() for side in (logits, logits.T))
         return error / 2, ({"loss": error / 2, "found": (logits.argmax(1) == label).mean()}, statistics)
 
     return loss, lambda step: pairs(pick(step))

@@ -18,9 +18,7 @@ def train(captions: Iterable[str], folder: Path, vocabulary: int, max_tokens: in
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = (
-        f" {word}".strip() for caption in captions for word in caption.lower().replace(",", " ,").split()
-    )
+    words = (f" {word}".strip() for caption in captions for word in caption.lower().replace(",", " ,").split())
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - 2, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )

@@ -97,9 +97,7 @@ def render(person: Person | None, scene: Scene, size: int = 64) -> Portrait:
     kind, code = look.prop
     PROPS[kind](c, *turned(code))
     c.move, c.zoom = scene.move, scene.zoom
-    points = np.array(
-        [c.place(x, y) for x, y in ((27, 28.6), (37, 28.6), (32, 34), (28.6, 38.6), (35.4, 38.6))]
-    )
+    points = np.array([c.place(x, y) for x, y in ((27, 28.6), (37, 28.6), (32, 34), (28.6, 38.6), (35.4, 38.6))])
     (x0, y0), (x1, y1) = c.place(20, 15.5), c.place(44, 44.5)
     scale = size / 64
     return Portrait(c.pixels(), (x0 * scale, y0 * scale, x1 * scale, y1 * scale), points * scale)
@@ -203,7 +201,7 @@ def _rows(job: tuple[list[int], int, bool]) -> list[Example]:
 
 
 def render_many(indices: Iterable[int], seed: int, biased: bool, workers: int = 1) -> dict[str, Any]:
-    """Portraits as columns: image [n, 64, 64, 3], caption, occupation, face, box [n, 4], landmarks [n, 5, 2], attributes."""
+    """Portraits as columns: image [n, 64, 64, 3], caption, occupation, face, box [n, 4], landmarks [n, 5, 2], and labels."""
     indices = list(indices)
     jobs = [(indices[start : start + 250], seed, biased) for start in range(0, len(indices), 250)]
     if workers == 1:

@@ -63,9 +63,7 @@ class Finetuning:
         self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
         table = solver_table(self.pipeline.schedule, training.num_steps[1])
-        self._frozen = parallel.replicate(
-            steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh
-        )
+        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
         self._key = jax.random.key(config.seed)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
@@ -113,9 +111,7 @@ class Finetuning:
             state, scalars, images = self._program(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
             pending = self._telling(on_step, number + 1, scalars, prompts, images)
-            if checkpoints and (
-                (number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all
-            ):
+            if checkpoints and ((number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all):
                 checkpoints.save(number + 1, state)
         pending()
         return state
@@ -123,10 +119,6 @@ class Finetuning:
     def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):
         def tell() -> None:
             values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            on_step(
-                Progress(
-                    number, self.config.training.steps, values, prompts, lambda: np.asarray(to_uint8(images))
-                )
-            )
+            on_step(Progress(number, self.config.training.steps, values, prompts, lambda: np.asarray(to_uint8(images))))
 
         return tell

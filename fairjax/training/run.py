@@ -31,9 +31,7 @@ def prepare(config: Experiment, resume: bool) -> Path:
     text = schema.dump(config)
     if kept.is_file():
         if not resume:
-            raise UserError(
-                f"output = {config.output!r} holds a run already: add --resume, or choose another --output"
-            )
+            raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
         changed = _first_difference(schema.load(Experiment, kept), config)
         if changed:
             raise UserError(f"--resume: {changed}; a run continues as it was configured")
@@ -55,9 +53,7 @@ def _flat(fields: dict, prefix: str = "") -> dict:
     for name, value in fields.items():
         inner = isinstance(value, dict) and name not in ("marginals", "prompts", "factor1", "factor2")
         flat |= (
-            _flat(value, f"{prefix}{name}.")
-            if inner or name == "prompts" and not prefix
-            else {prefix + name: value}
+            _flat(value, f"{prefix}{name}.") if inner or name == "prompts" and not prefix else {prefix + name: value}
         )
     return flat
 
@@ -97,13 +93,9 @@ def _train(finetuning: Finetuning, folder: Path, progress: Progress):
         seconds = log(step)
         for name, value in step.scalars.items():
             smoothed[name] = (
-                value
-                if name not in smoothed or np.isnan(smoothed[name])
-                else 0.9 * smoothed[name] + 0.1 * value
+                value if name not in smoothed or np.isnan(smoothed[name]) else 0.9 * smoothed[name] + 0.1 * value
             )
-        bias = "  ".join(
-            f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith("bias/")
-        )
+        bias = "  ".join(f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith("bias/"))
         note = f"loss {smoothed['loss']:.3f}  {bias}  {per_step / seconds:.1f} images/s"
         progress.update(task, completed=step.step, note=note)
         if not progress.console.is_terminal and step.step % 10 == 0:

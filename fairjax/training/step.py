@@ -60,9 +60,7 @@ class Step:
     training: TrainingSection
     loss: LossSection
 
-    def __call__(
-        self, state: State, frozen: Frozen, batch: Batch
-    ) -> tuple[State, dict[str, jax.Array], jax.Array]:
+    def __call__(self, state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
         """Returns the new state, scalars to log, and this device's images [p, n, H, W, 3]."""
         prompts, share = batch.ids.shape[0], self._numbers()
         rows = jnp.stack([jnp.repeat(jnp.arange(prompts), len(share)), jnp.tile(share, prompts)], axis=1)
@@ -124,9 +122,7 @@ class Step:
         """The class that each of this device's images should become, per attribute [p * n]; -1 for none."""
         prompts = batch.ids.shape[0]
         per_prompt = lambda x: x.reshape(prompts, -1, *x.shape[1:])  # noqa: E731
-        everyone = [
-            parallel.gather(per_prompt(lax.stop_gradient(verdict.probs[name]))) for name in self.attributes
-        ]
+        everyone = [parallel.gather(per_prompt(lax.stop_gradient(verdict.probs[name]))) for name in self.attributes]
         has_face = parallel.gather(per_prompt(verdict.has_face))
         keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), prompts)
         labels = jax.vmap(
@@ -136,9 +132,7 @@ class Step:
 
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
-        inside = losses.image_factors(
-            labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0
-        )
+        inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
         boxes = self.judges.boxes(verdict.has_face & frozen_verdict.has_face)
         scaled = losses.scale_gradient_in_box(images, boxes, inside)
         factors = losses.image_factors(
