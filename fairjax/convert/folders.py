@@ -84,7 +84,7 @@ def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], ma
     for name, tensor in sorted(tensors.items()):
         if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > max_bytes:
             shards.append({})
-        shards[-1][name] = np.ascontiguousarray(tensor)
+        shards[-1][name] = np.asarray(tensor, order="C")
     if len(shards) == 1:
         save_file(shards[0], folder / f"{stem}.safetensors", metadata={"format": "pt"})
         return

@@ -62,7 +62,7 @@ def from_torch(abstract: Params, tensors: Mapping[str, np.ndarray], ignore: Iter
         if tensor.shape != expected:
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
             return None
-        return np.ascontiguousarray(tensor.transpose(_axes(path, tensor.ndim, to_torch=False))).astype(leaf.dtype)
+        return np.asarray(tensor.transpose(_axes(path, tensor.ndim, to_torch=False)), order="C").astype(leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(take, abstract)
     ignore = tuple(ignore)
@@ -76,6 +76,6 @@ def from_torch(abstract: Params, tensors: Mapping[str, np.ndarray], ignore: Iter
 def to_torch(params: Params) -> dict[str, np.ndarray]:
     """The exact inverse of `from_torch`: arrays by PyTorch name."""
     return {
-        torch_name(path): np.ascontiguousarray(np.asarray(leaf).transpose(_axes(path, np.ndim(leaf), to_torch=True)))
+        torch_name(path): np.asarray(np.asarray(leaf).transpose(_axes(path, np.ndim(leaf), to_torch=True)), order="C")
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }

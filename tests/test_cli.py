@@ -1,0 +1,96 @@
+"""The programs: mistakes are one line with exit code 2, help is instant, a run leaves what it promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eval as eval_program
+import train as train_program
+from fairjax import generate
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    *("--training.steps", "2", "--training.prompts_per_step", "2", "--training.images_per_prompt", "8"),
+    *("--training.num_steps", "[2, 2]", "--training.grad_steps", "1", "--training.save_every", "1"),
+    *("--evaluation.subjects", "2", "--evaluation.images_per_prompt", "4", "--evaluation.num_steps", "2"),
+    *("--evaluation.batch_size", "8"),
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (train_program, ["--training.stepz", "3"], "training.steps"),
+        (train_program, ["--training.steps", "many"], "training.steps"),
+        (train_program, ["--target.distribution", "[0.5, 0.6]"], "sums to 1.1"),
+        (train_program, ["--target.attributes", "[race]"], "no attribute 'race'"),
+        (train_program, ["--target.marginals", "{age: [0.5, 0.5]}"], "'age' is not among target.attributes"),
+        (train_program, ["--model", "nowhere/at/all"], "model = 'nowhere/at/all': no such folder"),
+        (train_program, ["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (train_program, ["--training.gradient", "steepest"], "steepest"),
+        (train_program, ["--training.images_per_prompt", "12"], "multiple of the 8 devices"),
+        (train_program, ["--prompts.templates", "[a pilot]"], "has no {occupation} in it"),
+        (train_program, ["--training.num_steps", "[9, 7]"], "two rising counts"),
+        (eval_program, [], "--adapter is missing"),
+        (eval_program, ["--adapter", "nowhere"], "nowhere"),
+        (generate, ["a pilot", "--num", "0"], "--num = 0 must be at least 1"),
+        (generate, ["a pilot", "--adapter", "nowhere"], "nowhere"),
+        (generate, [], "required: prompts"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(program, arguments, message, capsys, tmp_path):
+    output = ["--output", str(tmp_path / "run")]
+    assert program.main([*arguments, *output]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "run").exists()  # nothing is left behind
+
+
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_help_starts_no_jax(program):
+    code = (
+        f"import sys; sys.argv = ['{program}', '--help']; import runpy\n"
+        f"try: runpy.run_path('{program}', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'jax' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--training.steps" in shown and "optimizer steps" in shown
+
+
+def test_a_run_leaves_what_it_promises_and_can_be_measured_again(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train_program.main([*TINY, "--output", str(run)]) == 0
+    assert "an exactly fair model measures" in capsys.readouterr().out
+    left = {path.name for path in run.iterdir()}
+    assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
+    results = json.loads((run / "results.json").read_text())
+    for name in ("before", "after"):
+        for kind in ("trained", "held_out"):
+            gender = results[name][kind]["gender"]
+            assert 0 <= gender["bias"] <= 1 and sum(gender["frequencies"].values()) == pytest.approx(1)
+    assert len(results["per_prompt"]) == 4 and results["images_per_prompt"] == 4
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
+    assert np.asarray(Image.open(run / "before_after.png")).std() > 10
+
+    assert train_program.main([*TINY, "--output", str(run)]) == 2
+    assert "holds a run already: add --resume" in capsys.readouterr().err
+    assert train_program.main([*TINY, "--training.learning_rate", "1", "--output", str(run), "--resume"]) == 2
+    assert "training.learning_rate = 1.0, but the run has" in capsys.readouterr().err
+
+    assert eval_program.main(["--adapter", str(run), "--evaluation.seed", "7"]) == 0
+    again = json.loads((run / "evaluation-7" / "results.json").read_text())
+    assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
+
+
+def test_generate_writes_images_and_a_grid(tmp_path, capsys):
+    output = tmp_path / "images"
+    assert generate.main(["a chef", "a pilot", "--num", "2", "--steps", "2", "--output", str(output)]) == 0
+    assert len(list(output.glob("*-before.png"))) == 4
+    assert Image.open(output / "grid.png").size == (2 * 128, 2 * 128)

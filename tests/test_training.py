@@ -1,0 +1,106 @@
+"""One training step: the same on any number of devices, resumable to the same numbers, true to its formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fairjax import parallel
+from fairjax.checkpoints import Checkpoints
+from fairjax.config import Experiment
+from fairjax.schema import load
+from fairjax.training import state as states
+from fairjax.training.finetuning import Finetuning
+
+SMALL = {
+    "training.steps": 3,
+    "training.prompts_per_step": 2,
+    "training.images_per_prompt": 8,
+    "training.num_steps": (2, 3),
+    "training.grad_steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return Finetuning(load(Experiment, None, SMALL), parallel.mesh(1))
+
+
+@pytest.fixture(scope="module")
+def eight_devices():
+    return Finetuning(load(Experiment, None, SMALL), parallel.mesh(8))
+
+
+def leaves(tree):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(jax.device_get(tree))])
+
+
+def test_same_images_and_gradients_on_1_and_8_devices(one_device, eight_devices):
+    """Gradients, not updates, are compared: AdamW hides a wrong factor. The first moment is (1 - b1) times them."""
+    results = []
+    for finetuning in (one_device, eight_devices):
+        start = finetuning.initial()
+        batch, _ = finetuning.batch(0, start.bundle)
+        state, scalars, images = finetuning._program(start, finetuning._frozen, batch)
+        moments = jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu"))[0].mu
+        results.append((leaves(moments), {k: float(v) for k, v in scalars.items()}, np.asarray(images)))
+    (one, scalars_one, images_one), (eight, scalars_eight, images_eight) = results
+    np.testing.assert_allclose(images_one, images_eight, atol=2e-4)  # sums in another order, through the chain
+    assert np.abs(one).max() > 0
+    assert np.abs(one - eight).max() <= 2e-3 * np.abs(one).max()
+    for name in scalars_one:
+        assert scalars_one[name] == pytest.approx(scalars_eight[name], rel=5e-3, abs=1e-5), name
+
+
+def test_a_resumed_run_continues_to_the_same_numbers(one_device, tmp_path):
+    seen, again = [], []
+    whole = one_device.run(None, lambda progress: seen.append(progress.scalars["loss"]))
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(progress):
+        if progress.step == 2:
+            raise Stop
+
+    section = one_device.config.training
+    object.__setattr__(one_device, "config", one_device.config.model_copy(
+        update={"training": section.model_copy(update={"save_every": 1})}))  # fmt: skip
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(Stop):
+        one_device.run(checkpoints, stop_after_two)
+    assert checkpoints.latest() in (2, 3)
+    resumed = one_device.run(checkpoints, lambda progress: again.append(progress.scalars["loss"]))
+    checkpoints.close()
+    np.testing.assert_array_equal(leaves(whole.ema), leaves(resumed.ema))
+    assert again == seen[len(seen) - len(again) :]
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
+    section = Experiment().training
+    bundle = {"unet": {"layer": {"down": jnp.ones((2, 1)), "up": jnp.zeros((1, 2))}}}
+    start = states.initial(bundle, section)
+    bad = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), bundle)
+    after = states.update(start, bad, section)
+    assert (int(after.step), int(after.skipped)) == (1, 1)
+    np.testing.assert_array_equal(leaves(after.bundle), leaves(bundle))
+    good = states.update(after, jax.tree.map(jnp.ones_like, bundle), section)
+    assert (int(good.step), int(good.skipped)) == (2, 1)
+    assert np.abs(leaves(good.bundle) - leaves(bundle)).max() > 0
+
+
+def test_every_subject_comes_once_before_any_comes_again(one_device):
+    subjects = one_device.subjects
+    count = len(subjects.trained) // 4
+    seen = [prompt.subject for step in range(count) for prompt in subjects.training(0, step, 4)]
+    assert sorted(seen) == sorted(subjects.trained)
+    assert not set(seen) & set(subjects.held_out)
+
+
+def test_measuring_asks_for_both_kinds_in_unseen_templates_only(one_device):
+    prompts = one_device.subjects.measuring(5)
+    assert sum(prompt.held_out for prompt in prompts) == 5 and len(prompts) == 10
+    for prompt in prompts:
+        filled = [template.split("{")[0].removesuffix("a ") for template in one_device.subjects.unseen_templates]
+        assert any(prompt.text.startswith(start) for start in filled)
+        assert prompt.held_out == (prompt.subject in one_device.subjects.held_out)
