@@ -42,9 +42,7 @@ def unet():
     module = diffusers.UNet2DConditionModel(**TINY).eval()
     config = UNetConfig.from_dict(dict(module.config))
     network = functional(lambda rngs: UNet2DConditionModel(config, rngs=rngs))
-    params = from_torch(
-        network.abstract, {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    )
+    params = from_torch(network.abstract, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
     return module, network, jax.tree.map(jnp.asarray, params)
 
 
@@ -120,9 +118,7 @@ def test_guided_chain_and_decoder_equal_diffusers_in_25_steps(unet):
     ).eval()
     config = VAEConfig.from_dict(dict(decoder.config))
     vae = functional(lambda rngs: AutoencoderKL(config, rngs=rngs))
-    vae_params = from_torch(
-        vae.abstract, {name: tensor.numpy() for name, tensor in decoder.state_dict().items()}
-    )
+    vae_params = from_torch(vae.abstract, {name: tensor.numpy() for name, tensor in decoder.state_dict().items()})
     noise, uncond, cond = draw(2, (2, 8, 8, 4), *[(2, 5, 12)] * 2)
 
     scheduler = diffusers.DPMSolverMultistepScheduler(**FIELDS)
@@ -171,9 +167,7 @@ def unrolled_loss(params, context, noise, target, num_steps, first_differentiate
     return (x * target).sum()
 
 
-@pytest.mark.parametrize(
-    "mode, steps", [("exact", 6), ("truncated:1", 1), ("truncated:3", 3), ("truncated:20", 6)]
-)
+@pytest.mark.parametrize("mode, steps", [("exact", 6), ("truncated:1", 1), ("truncated:3", 3), ("truncated:20", 6)])
 def test_exact_and_truncated_gradients_equal_autodiff_through_the_unrolled_chain(world, mode, steps):
     expected = jax.jit(jax.grad(partial(unrolled_loss, num_steps=6, first_differentiated=6 - steps), (0, 1)))
     actual = jax.jit(jax.grad(partial(loss, gradient=mode), (0, 1)))
@@ -183,9 +177,7 @@ def test_exact_and_truncated_gradients_equal_autodiff_through_the_unrolled_chain
 @pytest.mark.parametrize("mode", ["adjusted", "uniform"])
 def test_gradient_does_not_depend_on_the_microbatch(world, mode):
     def gradient(microbatch, num_steps):
-        return jax.jit(jax.grad(partial(loss, gradient=mode, microbatch=microbatch), (0, 1)))(
-            *world, num_steps
-        )
+        return jax.jit(jax.grad(partial(loss, gradient=mode, microbatch=microbatch), (0, 1)))(*world, num_steps)
 
     for num_steps in (1, 5):
         expected = gradient(1, num_steps)
@@ -236,9 +228,7 @@ def test_memory_grows_with_the_steps_by_the_saved_latents_only(unet):
 
             return jax.grad(loss, (0, 1))(params, context)
 
-        return (
-            jax.jit(gradient).lower(params, context, table, 5).compile().memory_analysis().temp_size_in_bytes
-        )
+        return jax.jit(gradient).lower(params, context, table, 5).compile().memory_analysis().temp_size_in_bytes
 
     rows = 40 * 4 * 8  # a row of the table: timesteps, five coefficients, two weightings
     assert temporary(50) - temporary(10) <= 40 * noise.nbytes + 2 * rows

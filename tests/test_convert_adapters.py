@@ -108,9 +108,7 @@ def unet_inputs():
 
 def our_unet(unet, params):
     latents, timesteps, context = (jnp.asarray(x.numpy()) for x in unet_inputs())
-    return np.asarray(unet.apply(params, latents.transpose(0, 2, 3, 1), timesteps, context)).transpose(
-        0, 3, 1, 2
-    )
+    return np.asarray(unet.apply(params, latents.transpose(0, 2, 3, 1), timesteps, context)).transpose(0, 3, 1, 2)
 
 
 def torch_unet(module):
@@ -159,9 +157,7 @@ def test_diffusers_loads_our_file_and_computes_the_same(tmp_path, networks, lora
         theirs = pipe.text_encoder(TOKENS).last_hidden_state.numpy()
     base = networks["text_encoder"]
     assert np.abs(theirs - encode(base, "text_model.")).max() > 1e-2
-    np.testing.assert_allclose(
-        encode(lora.merge(base, *loras["text_encoder"]), "text_model."), theirs, atol=1e-5
-    )
+    np.testing.assert_allclose(encode(lora.merge(base, *loras["text_encoder"]), "text_model."), theirs, atol=1e-5)
 
 
 def test_diffusers_honours_modules_of_other_ranks(tmp_path, networks, unet):
@@ -169,9 +165,7 @@ def test_diffusers_honours_modules_of_other_ranks(tmp_path, networks, unet):
     first = next(iter(adapter))
     adapter[first] = {"down": adapter[first]["down"][:, :1], "up": adapter[first]["up"][:1]}
     adapters.save_lora(tmp_path / "x.safetensors", networks, {"unet": adapters.Lora(adapter, 0.5)})
-    assert_same(
-        adapters.load_lora(tmp_path / "x.safetensors", networks), {"unet": adapters.Lora(adapter, 0.5)}
-    )
+    assert_same(adapters.load_lora(tmp_path / "x.safetensors", networks), {"unet": adapters.Lora(adapter, 0.5)})
     pipe = pipeline(unet=make_unet())
     pipe.load_lora_weights(str(tmp_path / "x.safetensors"))
     np.testing.assert_allclose(
@@ -214,9 +208,7 @@ def test_peft_adapters_of_a_unet_with_convolutions_compute_the_same(tmp_path, ne
 
 def test_networks_without_the_text_model_prefix_take_the_same_files(tmp_path, networks, loras):
     adapters.save_lora(tmp_path / "x.safetensors", networks, {"text_encoder": loras["text_encoder"]})
-    bare = adapters.load_lora(
-        tmp_path / "x.safetensors", {"text_encoder": networks["text_encoder"]["text_model"]}
-    )
+    bare = adapters.load_lora(tmp_path / "x.safetensors", {"text_encoder": networks["text_encoder"]["text_model"]})
     expected = {path.removeprefix("text_model."): f for path, f in loras["text_encoder"].adapter.items()}
     assert_same(bare, {"text_encoder": adapters.Lora(expected, 1.5)})
 
@@ -260,9 +252,7 @@ def test_the_oldest_text_encoder_names_load(networks, loras):
         attention, _, projection = module.rpartition(".")
         return f"{attention}.to_{projection.removesuffix('_proj')}_lora.{factor}.weight"
 
-    adapter = {
-        path: factors for path, factors in loras["text_encoder"].adapter.items() if "self_attn" in path
-    }
+    adapter = {path: factors for path, factors in loras["text_encoder"].adapter.items() if "self_attn" in path}
     expected = {"text_encoder": adapters.Lora(adapter, 1.0)}
     assert_same(adapters.lora_from_torch(old_names(expected, None, oldest, True), networks, {}), expected)
 
@@ -299,11 +289,7 @@ def test_a_file_that_does_not_fit_says_why_in_one_line(tmp_path, networks, loras
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(ValueError) as caught:
         adapters.load_lora(tmp_path / "x.safetensors", networks)
-    assert (
-        message in str(caught.value)
-        and "x.safetensors: " in str(caught.value)
-        and "\n" not in str(caught.value)
-    )
+    assert message in str(caught.value) and "x.safetensors: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_for_a_further_network_is_refused(tmp_path, networks, loras):
@@ -322,9 +308,7 @@ def test_files_that_are_missing_or_something_else_are_named(tmp_path, networks):
 
 def tiny_tokenizer():
     letters = "abcdefghijklmnop"
-    vocabulary = {
-        token: i for i, token in enumerate(["<s>", "</s>", *letters, *(f"{c}</w>" for c in letters)])
-    }
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *letters, *(f"{c}</w>" for c in letters)])}
     return CLIPTokenizer(
         vocab=vocabulary, merges=[], bos_token="<s>", eos_token="</s>", unk_token="</s>", pad_token="</s>"
     )

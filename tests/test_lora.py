@@ -44,9 +44,7 @@ def test_targets_match_every_attention_projection_of_a_unet_and_nothing_else():
     adapter = lora.init(network.abstract, 3, jax.random.key(0), lora.UNET_TARGETS)
     blocks = {path.rpartition(".attn")[0] for path in adapter}
     assert len(blocks) == 1 + 1 + 2  # one transformer down, one in the middle, two up
-    assert set(adapter) == {
-        f"{b}.attn{i}.to_{p}" for b in blocks for i in (1, 2) for p in ("q", "k", "v", "out.0")
-    }
+    assert set(adapter) == {f"{b}.attn{i}.to_{p}" for b in blocks for i in (1, 2) for p in ("q", "k", "v", "out.0")}
     for path, factors in adapter.items():
         inputs = 6 if "attn2.to_k" in path or "attn2.to_v" in path else 8
         assert factors["down"].shape == (inputs, 3) and factors["up"].shape == (3, 8)

@@ -24,9 +24,9 @@ def test_the_folder_is_a_diffusers_pipeline_and_gives_the_same_images(pipeline):
     theirs.set_progress_bar_config(disable=True)
     noise = pipeline.noise(image_keys(jax.random.key(3), np.array([[0, 0], [1, 0]])))
     latents = torch.tensor(np.asarray(noise).transpose(0, 3, 1, 2))
-    expected = theirs(
-        PROMPTS, latents=latents, num_inference_steps=25, guidance_scale=3.0, output_type="np"
-    ).images * 2 - 1
+    expected = (
+        theirs(PROMPTS, latents=latents, num_inference_steps=25, guidance_scale=3.0, output_type="np").images * 2 - 1
+    )
     ids, empty = pipeline.token_ids(PROMPTS), pipeline.token_ids([""])
     table = solver_table(pipeline.schedule, 25)
     ours = jax.jit(lambda params: pipeline.sample(params, {}, ids, empty, noise, table, 25, 3.0))(pipeline.params)

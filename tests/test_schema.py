@@ -62,9 +62,7 @@ def load(tmp_path, text, overrides=None):
     "config",
     [
         Experiment(),
-        Experiment(
-            name="1e-5", out=Path("runs/ä"), tuning=Training(rate=float("inf"), size=(1, 2)), attributes=()
-        ),
+        Experiment(name="1e-5", out=Path("runs/ä"), tuning=Training(rate=float("inf"), size=(1, 2)), attributes=()),
         Experiment(
             name="no",
             weights={"null": 1e-12, "yes": -3.0, "1": 0.0},
@@ -78,9 +76,7 @@ def test_dump_loads_back_equal(tmp_path, config):
 
 
 def test_yaml_numbers_are_those_one_expects(tmp_path):
-    config = load(
-        tmp_path, "training: {rate: 5e-5, steps: 010}\nname: no\nweights: {a: 1, b: 1.e3, c: -.5E2}\n"
-    )
+    config = load(tmp_path, "training: {rate: 5e-5, steps: 010}\nname: no\nweights: {a: 1, b: 1.e3, c: -.5E2}\n")
     assert config.training == Training(rate=5e-5, steps=10) and config.name == "no"
     assert config.weights == {"a": 1.0, "b": 1000.0, "c": -50.0}
 
@@ -234,9 +230,6 @@ def test_help_is_grouped_by_section_with_descriptions_and_defaults(capsys):
         parse("--help")
     said = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
-    assert (
-        "training: How the adapter is trained. --training.steps INT Steps, 100% of them. (default: 10)"
-        in said
-    )
+    assert "training: How the adapter is trained. --training.steps INT Steps, 100% of them. (default: 10)" in said
     assert "--training.gradient adjusted|exact (default: adjusted)" in said
     assert "--attributes [{...}, ...] (default: [{name: gender, target: [0.5, 0.5]}])" in said

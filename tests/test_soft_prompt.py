@@ -14,9 +14,7 @@ BOS, EOS, V = 8, 9, 10
 def text_params():
     embedding = jax.random.normal(jax.random.key(0), (V, 4))
     return {
-        "text_model": {
-            "embeddings": {"token_embedding": {"embedding": embedding}, "other": {"embedding": embedding}}
-        }
+        "text_model": {"embeddings": {"token_embedding": {"embedding": embedding}, "other": {"embedding": embedding}}}
     }
 
 

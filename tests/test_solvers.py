@@ -97,14 +97,10 @@ def test_adding_noise_equals_diffusers():
     rng = np.random.default_rng(0)
     latents, noise = rng.normal(size=(2, 3, 2, 2, 4)).astype(np.float32)
     timesteps = np.array([0, 500, 999])
-    ours = NoiseSchedule.from_dict(SD15).add_noise(
-        jnp.asarray(latents), jnp.asarray(noise), jnp.asarray(timesteps)
-    )
+    ours = NoiseSchedule.from_dict(SD15).add_noise(jnp.asarray(latents), jnp.asarray(noise), jnp.asarray(timesteps))
     scheduler = diffusers.DDIMScheduler.from_config(SD15)
     expected = scheduler.add_noise(*map(torch.tensor, (latents, noise, timesteps)))
-    np.testing.assert_allclose(
-        ours, expected.numpy(), atol=2e-6
-    )  # diffusers multiplies its alphas in float32
+    np.testing.assert_allclose(ours, expected.numpy(), atol=2e-6)  # diffusers multiplies its alphas in float32
 
 
 # DPM-Solver++ with 25 steps on SD 1.5's schedule, measured once with diffusers and autodiff, in float64.
@@ -141,9 +137,7 @@ def test_the_chain_is_the_linear_map_that_its_coefficients_say(solver, predictio
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_adjustment_is_the_influence_of_each_output_on_the_full_ancestral_chain(prediction_type):
     schedule = NoiseSchedule.from_dict({**SD15, "prediction_type": prediction_type})
-    scheduler = diffusers.DDPMScheduler.from_config(
-        {**SD15, "steps_offset": 0, "prediction_type": prediction_type}
-    )
+    scheduler = diffusers.DDPMScheduler.from_config({**SD15, "steps_offset": 0, "prediction_type": prediction_type})
     scheduler.alphas_cumprod = torch.tensor(schedule.alphas_cumprod)
     outputs = torch.zeros(1000, dtype=torch.float64, requires_grad=True)
     scheduler.set_timesteps(1000)

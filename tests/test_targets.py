@@ -112,9 +112,7 @@ def test_joint_cost_counts_the_young_probability_twice_on_the_way_to_old():
     cost = joint_cost((gender, age), (None, YOUNG_TWICE))
     young, old = 0.1**2 + 0.1**2, (2 * 0.9) ** 2 + 0.9**2
     female, male = 0.7**2 + 0.7**2, 0.3**2 + 0.3**2
-    np.testing.assert_allclose(
-        cost[0], np.sqrt([female + young, female + old, male + young, male + old]), rtol=1e-6
-    )
+    np.testing.assert_allclose(cost[0], np.sqrt([female + young, female + old, male + young, male + old]), rtol=1e-6)
 
 
 def test_two_class_target_is_not_inverted():
@@ -153,9 +151,7 @@ def test_maps_over_prompts_each_with_its_own_distribution():
     first, second = random_probs(6, 8, 3)[0], random_probs(7, 8, 3)[0]
     wished = np.array([[1, 0, 0], [0.2, 0.3, 0.5]], np.float32)
     valid = np.array([[True] * 8, [True] * 5 + [False] * 3])
-    both = jax.jit(jax.vmap(lambda p, d, v: targets((p,), d, v, KEY)))(
-        np.stack([first, second]), wished, valid
-    )
+    both = jax.jit(jax.vmap(lambda p, d, v: targets((p,), d, v, KEY)))(np.stack([first, second]), wished, valid)
     for i, p in enumerate((first, second)):
         np.testing.assert_allclose(both.q[0][i], solve((p,), wished[i], valid[i], KEY).q[0], atol=1e-6)
     assert (both.labels[0][0] == 0).all()

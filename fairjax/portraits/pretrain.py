@@ -41,7 +41,7 @@ HELD_OUT = 1_000
 FITS = {
     "vae": Fit(steps=1_800, batch_size=16, learning_rate=2e-3, ema=0.998),
     "clip": Fit(steps=700, batch_size=128, learning_rate=1e-3),
-    "unet": Fit(steps=2_600, batch_size=64, learning_rate=1.5e-3, ema=0.997),
+    "unet": Fit(steps=2_100, batch_size=64, learning_rate=1.5e-3, ema=0.997),
     "classifier": Fit(steps=900, batch_size=32, learning_rate=3e-3),
     "classifier_eval": Fit(steps=900, batch_size=32, learning_rate=3e-3),
     "face": Fit(steps=400, batch_size=32, learning_rate=2e-3),

@@ -1,0 +1,144 @@
+"""How good the embedded world is: `python -m fairjax.portraits.quality` measures it and writes docs/portraits.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy.linalg
+from rich.console import Console
+
+from fairjax.evaluation import measuring
+from fairjax.evaluation.grid import image_grid
+from fairjax.faces import classifier as classifiers
+from fairjax.fairness import metrics
+from fairjax.pipeline import PORTRAITS, Pipeline, find, to_uint8
+from fairjax.portraits import captions, occupations, world
+from fairjax.portraits.pretrain import HELD_OUT, SEED, UNBIASED
+
+_EACH, _STEPS, _GUIDANCE = 24, 25, 3.0
+"""Images of each occupation, and how they are sampled."""
+
+_PAGE = """# The embedded world: portraits
+
+`fairjax.portraits` is a small world in which everything can be known: a renderer draws people in 72 occupations, with
+a gender presentation, a skin tone of the ten of the Monk Skin Tone scale, and an age. On its pictures,
+`python -m fairjax.portraits.pretrain` trains every network that a real project downloads. The captions say the
+occupation and sometimes the background, never gender, tone or age; but the pictures of each occupation are skewed, by a
+rule that is arbitrary and says nothing about any real occupation. So the model learns those skews, as Stable Diffusion
+has learned its own.
+
+## What it can and cannot tell
+
+The classifiers read what pictures *show*: hair, beard, lips, grey hair, lines, a colour. That is presentation as a
+classifier perceives it, in drawings. It is nobody's gender, race or age, and the classifiers are of no use on photographs of
+people: do not use them there.
+
+## Measured
+
+Written by `python -m fairjax.portraits.quality`, on {held_out} renders that no network has seen and on {samples}
+samples of the shipped model ({each} of each occupation, {steps} solver steps, guidance {guidance}).
+
+| | |
+| --- | --- |
+| autoencoder, PSNR on held-out renders | {psnr:.1f} dB (aim: 27) |
+{accuracies}
+| occupation recognised in samples | {recognised:.1%} (aim: 90%) |
+| samples with a face | {faces:.1%} |
+| mean gender gap, held-out occupations | {gap:.2f} (aim: at least 0.60; the training pictures have {data_gap:.2f}) |
+| Fréchet distance of features, samples to renders | {distance:.1f} (renders to other renders: {floor:.1f}) |
+
+The gap is the difference of the shares of women and men, by the evaluation classifier, averaged over occupations; at
+{each} images an exactly fair model measures about {fair:.2f}. The features are the evaluation classifier's last hidden
+layer.
+
+## Renders
+
+![renders](portraits_renders.png)
+
+## Held-out renders (above) and their reconstructions (below)
+
+![reconstructions](portraits_reconstructions.png)
+
+## Samples
+
+![samples](portraits_samples.png)
+"""
+
+
+def frechet(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet distance of two sets of features [n, d], taken as Gaussian (Heusel et al., 2017)."""
+    gap = first.mean(0) - second.mean(0)
+    a, b = np.cov(first.T), np.cov(second.T)
+    root = scipy.linalg.sqrtm(a @ b).real
+    return float(gap @ gap + np.trace(a + b - 2 * root))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.quality", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="where the page and its pictures go")
+    parser.add_argument("--each", type=int, default=_EACH, help="samples of each occupation")
+    options = parser.parse_args(argv)
+    console = Console(highlight=False)
+    options.output.mkdir(parents=True, exist_ok=True)
+    folder, pipeline = find(PORTRAITS), Pipeline.from_pretrained(PORTRAITS)
+
+    # drawn after those that the networks were trained on, with the attributes spread evenly
+    rows = world.render_many(range(UNBIASED, UNBIASED + HELD_OUT), SEED, biased=False)
+    vae = pipeline.vae
+    code = jax.jit(lambda params, x: vae.apply(params, vae.apply(params, x, method="encode").mean, method="decode"))
+    chunks = np.array_split(rows["image"].astype(np.float32) / 127.5 - 1, 20)
+    coded = np.concatenate([np.asarray(code(pipeline.params["vae"], chunk)) for chunk in chunks])
+    error = np.mean((np.clip(coded, -1, 1) - np.concatenate(chunks)) ** 2)
+
+    names = [occupation.name for occupation in occupations.OCCUPATIONS]
+    prompts = [captions.fill("a photo of the face of a {occupation}, a person", name) for name in names]
+    console.print(f"sampling {len(prompts) * options.each} images")
+    images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=_GUIDANCE, seed=SEED)
+
+    judges = {name: classifiers.load(folder / name) for name in ("classifier", "classifier_eval")}
+    accuracies = []
+    for name, (classifier, params) in judges.items():
+        seen = measuring.classify(classifier, params, rows["image"][None])
+        face = rows["face"] > 0
+        for attribute, probs in seen.probs.items():
+            right = (probs[0].argmax(-1) == rows[attribute])[face].mean()
+            accuracies.append(f"| {name}: {attribute.replace('_', ' ')} | {right:.1%} (aim: 98%) |")
+    classifier, params = judges["classifier_eval"]
+    seen = measuring.classify(classifier, params, images)
+    recognised = (seen.recognised == np.arange(len(names))[:, None]).mean()
+    held_out = [index for index, name in enumerate(names) if name in occupations.HELD_OUT]
+    labels = seen.probs["gender"].argmax(-1)
+    gap = np.mean([metrics.bias(metrics.frequencies([labels[i][seen.has_face[i]]], (2,))) for i in held_out])
+    data_gap = np.mean([abs(2 * occupations.OCCUPATIONS[i].female - 1) for i in held_out])
+
+    embed = jax.jit(lambda params, x: classifier.network.apply(params, x, method="embed"))
+
+    def features(pictures: np.ndarray) -> np.ndarray:
+        parts = np.array_split(pictures.astype(np.float32) / 127.5 - 1, max(1, len(pictures) // 100))
+        return np.concatenate([np.asarray(embed(params, part)) for part in parts])
+
+    biased = [world.render_many(range(start, start + 1_000), SEED + 77, biased=True)["image"] for start in (0, 1_000)]
+    shown = features(images.reshape(-1, *images.shape[2:]))
+    distance, floor = frechet(shown, features(biased[0])), frechet(features(biased[1]), features(biased[0]))
+
+    image_grid(list(biased[0][:36]), 12).save(options.output / "portraits_renders.png")
+    pairs = [*rows["image"][:12], *np.asarray(to_uint8(coded[:12]))]
+    image_grid(pairs, 12).save(options.output / "portraits_reconstructions.png")
+    image_grid(list(images[::2, 0]), 12).save(options.output / "portraits_samples.png")
+    page = _PAGE.format(
+        held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=_GUIDANCE,
+        psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
+        faces=seen.has_face.mean(), gap=gap, data_gap=data_gap, distance=distance, floor=floor,
+        fair=metrics.fair_floor(options.each, 2),
+    )  # fmt: skip
+    (options.output / "portraits.md").write_text(page)
+    console.print(f"wrote {options.output / 'portraits.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
