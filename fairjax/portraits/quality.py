@@ -34,8 +34,8 @@ has learned its own.
 ## What it can and cannot tell
 
 The classifiers read what pictures *show*: hair, beard, lips, grey hair, lines, a colour. That is presentation as a
-classifier perceives it, in drawings. It is nobody's gender, race or age, and the classifiers are of no use on photographs of
-people: do not use them there.
+classifier perceives it, in drawings. It is nobody's gender, race or age, and the classifiers are of no use on
+photographs of people: do not use them there.
 
 ## Measured
 

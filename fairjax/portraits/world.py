@@ -201,7 +201,10 @@ def _rows(job: tuple[list[int], int, bool]) -> list[Example]:
 
 
 def render_many(indices: Iterable[int], seed: int, biased: bool, workers: int = 1) -> dict[str, Any]:
-    """Portraits as columns: image [n, 64, 64, 3], caption, occupation, face, box [n, 4], landmarks [n, 5, 2], labels."""
+    """Portraits in columns: image [n, 64, 64, 3], caption, occupation, face, box [n, 4], landmarks [n, 5, 2].
+
+    And the labels of each attribute [n], -1 where nobody is shown.
+    """
     indices = list(indices)
     jobs = [(indices[start : start + 250], seed, biased) for start in range(0, len(indices), 250)]
     if workers == 1:
