@@ -51,7 +51,7 @@ def overlay(params: Params, updates: Params) -> Params:
 
 
 def fit(
-    name: str, folder: Path, fit: Fit, params: Params, loss: Loss, batch: Callable[[int], Any], key: jax.Array,
+    name: str, folder: Path, plan: Fit, params: Params, loss: Loss, batch: Callable[[int], Any], key: jax.Array,
     console: Console,
 ) -> Params:  # fmt: skip
     """Trains `params` and returns their exponential moving average.
@@ -61,13 +61,13 @@ def fit(
         key: folded by step, then given to `loss`.
     """
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, fit.learning_rate, min(100, fit.steps // 5), fit.steps, 0.02 * fit.learning_rate
+        0.0, plan.learning_rate, min(100, plan.steps // 5), plan.steps, 0.02 * plan.learning_rate
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(
             schedule,
-            weight_decay=fit.weight_decay,
+            weight_decay=plan.weight_decay,
             mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree),
         ),
     )
@@ -80,7 +80,7 @@ def fit(
         )
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
         params = overlay(optax.apply_updates(state["params"], updates), statistics)
-        decay = jnp.minimum(fit.ema, (1.0 + step) / (10.0 + step))
+        decay = jnp.minimum(plan.ema, (1.0 + step) / (10.0 + step))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
         return {"params": params, "ema": ema, "optimizer": optimizer_state}, metrics
 
@@ -94,21 +94,21 @@ def fit(
         TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=fit.steps, completed=start, metrics="")
+        task = progress.add_task(name, total=plan.steps, completed=start, metrics="")
         shown, since, metrics = time.monotonic(), start, {}
-        for step in range(start, fit.steps):
+        for step in range(start, plan.steps):
             state, new_metrics = update(state, step, batch(step))
             # the metrics of the step before are fetched while this one runs
-            if time.monotonic() - shown > 10 or step + 1 == fit.steps:
+            if time.monotonic() - shown > 10 or step + 1 == plan.steps:
                 text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())  # waits for the step before
-                speed = (step + 1 - since) * fit.batch_size / (time.monotonic() - shown)
+                speed = (step + 1 - since) * plan.batch_size / (time.monotonic() - shown)
                 text += f"  {speed:.0f} images/s"
                 progress.update(task, completed=step + 1, metrics=text)
                 if not console.is_terminal:
-                    console.print(f"{name} {step + 1}/{fit.steps}  {text}", highlight=False)
+                    console.print(f"{name} {step + 1}/{plan.steps}  {text}", highlight=False)
                 shown, since = time.monotonic(), step + 1
             metrics = new_metrics
-            if (step + 1) % fit.save_every == 0 or step + 1 == fit.steps:
+            if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
                 checkpoints.save(step + 1, state)
     checkpoints.close()
     return state["ema"]

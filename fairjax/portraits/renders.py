@@ -51,6 +51,8 @@ def renders(folder: Path, first: int, count: int, *, seed: int, biased: bool) ->
             chunks.append(datasets.Dataset.from_dict(rows))
         datasets.concatenate_datasets(chunks).save_to_disk(folder)
     table = datasets.load_from_disk(folder)
+    if len(table) != count:
+        raise ValueError(f"{folder} holds {len(table)} portraits, not {count}: remove it, or choose another --work")
     images = np.stack([np.frombuffer(image, np.uint8) for image in table["image"]]).reshape(len(table), 64, 64, 3)
     labels = {name: np.array(table[name], np.int32) for name in _label_names()}
     return Renders(images, list(table["caption"]), labels)

@@ -1,0 +1,90 @@
+"""The results of a comparison, by hand; and what the marked grid shows where."""
+
+import numpy as np
+import pytest
+
+from fairjax.config import Experiment
+from fairjax.evaluation import grid
+from fairjax.evaluation.comparison import Comparison
+from fairjax.evaluation.measuring import Seen
+from fairjax.faces.classifier import Classifier
+from fairjax.fairness.attributes import Attribute, Target
+from fairjax.models.mobilenet import MobileNetV3Config, Row
+from fairjax.prompts import Prompt
+
+HEADS = {
+    "gender": ("female", "male"),
+    "age": ("young", "old"),
+    "occupation": ("chef", "pilot"),
+    "face": ("absent", "present"),
+}
+PROMPTS = [Prompt("a chef", "chef", False), Prompt("a pilot", "pilot", True)]
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    config = MobileNetV3Config((Row(3, 16, 16, False, False, 1),), 8, 8)
+    classifier = Classifier.make(config, HEADS)
+    target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125))
+    return Comparison(None, classifier, {}, target, PROMPTS, Experiment(), tmp_path_factory.mktemp("run"))
+
+
+def one_hot(labels):
+    return np.eye(2)[np.array(labels)]
+
+
+SEEN = Seen(
+    {
+        "gender": one_hot([[0, 1, 1, 1], [0, 0, 1, 1]]),
+        "age": one_hot([[0, 0, 0, 0], [0, 1, 1, 1]]),
+    },
+    np.array([[True, True, True, True], [True, True, True, False]]),
+    np.array([[0, 0, 0, 1], [1, 1, 1, 1]]),
+)
+
+
+def test_the_summary_is_what_counting_gives(comparison):
+    summary = comparison._summary(SEEN)
+    trained, held_out = summary["trained"], summary["held_out"]
+    assert trained["gender"]["bias"] == pytest.approx(0.5)  # 1 of 4 against 3 of 4
+    assert trained["gender"]["frequencies"] == {"female": 0.25, "male": 0.75}
+    assert trained["age"]["bias"] == pytest.approx(1)
+    assert trained["age"]["total_variation"] == pytest.approx(0.25)  # wished is 75% young
+    assert trained["gender x age"]["frequencies"]["male young"] == pytest.approx(0.75)
+    assert trained["recognised"] == 0.75 and trained["no_face"] == 0
+    # without the image that shows no face: 2 women, 1 man
+    assert held_out["gender"]["bias"] == pytest.approx(1 / 3)
+    assert held_out["no_face"] == 0.25 and held_out["recognised"] == 1
+
+
+def test_subjects_that_the_classifier_does_not_know_are_not_called_unrecognised(comparison):
+    prompts, comparison.prompts = comparison.prompts, [Prompt("a king", "king", False)] * 2
+    try:
+        assert comparison._recognised(SEEN) is None
+    finally:
+        comparison.prompts = prompts
+
+
+def test_a_bar_tells_class_and_confidence():
+    attributes = (Attribute("gender", ("female", "male")),)
+    images = np.full((1, 2, 64, 64, 3), 128, np.uint8)
+    probs = {"gender": np.array([[[0.5, 0.5], [0.0, 1.0]]])}
+    side = grid.Side("before", images, probs, np.array([[True, False]]))
+    sheet = np.asarray(grid.marked([side, side], ["a chef"], attributes))
+    colour = tuple(int(grid.palette(0)[0][i : i + 2], 16) for i in (1, 3, 5))
+    rows, columns = np.nonzero((sheet == colour).all(-1))
+    bars = rows < sheet.shape[0] - 2 * grid._TITLE  # the legend stands below
+    # the first image of each side has a bar of half the height; the one without a face has none
+    assert np.ptp(rows[bars]) + 1 == pytest.approx(grid._BAR / 2, abs=1.5)
+    left = np.unique(columns[bars])
+    assert left.min() < grid._MARGIN + 128 and left.max() > sheet.shape[1] // 2
+    assert len(left) == pytest.approx(2 * 126, abs=6)
+
+
+def test_a_plain_grid_has_every_image_in_its_place():
+    images = [np.full((4, 4, 3), value, np.uint8) for value in (0, 100, 200)]
+    sheet = np.asarray(grid.image_grid(images, columns=2))
+    assert sheet.shape == (16, 16, 3)
+    # the resampling rings at edges
+    assert [int(sheet[y, x, 0]) for y, x in ((1, 1), (1, 14), (14, 1))] == pytest.approx([0, 100, 200], abs=4)
+    assert (sheet[14, 14] > 250).all()

@@ -1,0 +1,92 @@
+"""The pretraining: batches that do not depend on the run, stages that resume, a tokenizer of CLIP's kind."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fairjax.portraits import stages, tokenizer
+from fairjax.portraits.fit import Fit, fit, overlay
+from fairjax.portraits.quality import frechet
+
+
+@pytest.fixture
+def quiet():
+    return Console(quiet=True)
+
+
+def line(params, batch, key):
+    x, y = batch
+    error = jnp.mean((params["w"] * x + params["b"] - y) ** 2)
+    return error, ({"loss": error}, {"seen": params["seen"] + 1})
+
+
+def points(step):
+    x = np.random.default_rng(step).normal(size=64).astype(np.float32)
+    return x, 3 * x - 1
+
+
+START = {"w": jnp.zeros(()), "b": jnp.zeros(()), "seen": jnp.zeros(())}
+
+
+def test_a_stage_learns_and_keeps_its_statistics(tmp_path, quiet):
+    plan = Fit(steps=400, batch_size=64, learning_rate=0.05, weight_decay=0.0, ema=0.9, save_every=1_000)
+    params = fit("line", tmp_path, plan, START, line, points, jax.random.key(0), quiet)
+    assert float(params["w"]) == pytest.approx(3, abs=0.02) and float(params["b"]) == pytest.approx(-1, abs=0.02)
+    assert float(params["seen"]) > 300
+
+
+def test_a_stopped_stage_goes_on_to_the_same_numbers(tmp_path, quiet):
+    plan = Fit(steps=30, batch_size=64, learning_rate=0.05, save_every=10)
+    whole = fit("line", tmp_path / "whole", plan, START, line, points, jax.random.key(0), quiet)
+
+    def killed(step):
+        if step == 25:
+            raise KeyboardInterrupt
+        return points(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("line", tmp_path / "cut", plan, START, line, killed, jax.random.key(0), quiet)
+    resumed = fit("line", tmp_path / "cut", plan, START, line, points, jax.random.key(0), quiet)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_overlay_replaces_only_what_it_names():
+    assert overlay({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 4}}) == {"a": 1, "b": {"c": 2, "d": 4}}
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    pick = stages.picks(7, 1_000, 16)
+    np.testing.assert_array_equal(pick(3), stages.picks(7, 1_000, 16)(3))
+    assert (pick(3) != pick(4)).any()
+
+
+def test_the_tokenizer_is_in_clips_format(tmp_path):
+    captions = ["a photo of the face of a pilot, a person", "the face of an astronaut, blue background"] * 20
+    learned = tokenizer.train(captions, tmp_path, 700, 16)
+    ids = learned(["A photo of the face of a PILOT, a person"], padding="max_length")["input_ids"][0]
+    tokens = learned.convert_ids_to_tokens(ids)
+    assert tokens[0] == "<|startoftext|>" and len(ids) == 16
+    assert tokens[1:13] == [
+        *("a</w>", "photo</w>", "of</w>", "the</w>", "face</w>", "of</w>"),
+        *("a</w>", "pilot</w>", ",</w>", "a</w>", "person</w>", "<|endoftext|>"),
+    ]
+    vocab = json.loads((tmp_path / "vocab.json").read_text())
+    assert (tmp_path / "merges.txt").read_text().startswith("#version: 0.2\n")
+    assert len(vocab) == len(learned) and vocab["<|endoftext|>"] == learned.eos_token_id == len(vocab) - 1
+
+
+def test_a_word_never_seen_is_still_tokens(tmp_path):
+    learned = tokenizer.train(["a pilot"] * 5, tmp_path, 600, 16)
+    assert learned.decode(learned("zebra!")["input_ids"], skip_special_tokens=True).replace(" ", "") == "zebra!"
+
+
+def test_frechet_distance_of_gaussians():
+    """Two isotropic Gaussians: |m1 - m2|^2 + d (s1 - s2)^2, up to the sampling error of 20,000 draws."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, (20_000, 4)), rng.normal(1, 2, (20_000, 4))
+    assert frechet(first, second) == pytest.approx(4 + 4, rel=0.05)
+    assert frechet(first, first) == pytest.approx(0, abs=1e-6)
