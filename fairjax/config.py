@@ -57,10 +57,10 @@ class PromptSection(Section):
 
 
 class TrainingSection(Section):
-    steps: int = Field(150, ge=1, description="optimizer steps")
+    steps: int = Field(180, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
