@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -79,7 +80,14 @@ class TrainingSection(Section):
     images_every: int = Field(50, ge=1, description="steps between image grids in the log")
 
     @model_validator(mode="after")
-    def _rising(self) -> TrainingSection:
+    def _possible(self) -> TrainingSection:
+        if not re.fullmatch(r"adjusted|uniform|exact|truncated:[1-9]\d*", self.gradient):
+            raise ValueError(f"training.gradient = {self.gradient!r} must be adjusted, uniform, exact or truncated:K")
+        if self.gradient not in ("adjusted", "uniform") and (self.grad_steps or self.microbatch):
+            raise ValueError(
+                f"training.gradient = {self.gradient!r} sweeps the whole chain: "
+                "training.grad_steps and training.microbatch must be null"
+            )
         if not 1 <= self.num_steps[0] <= self.num_steps[1]:
             raise ValueError(f"training.num_steps = {list(self.num_steps)} must be two rising counts from 1")
         return self
