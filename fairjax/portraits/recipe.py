@@ -52,6 +52,7 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
     "timestep_spacing": "linspace",
+    "steps_offset": 1,
 }
 
 VISION = CLIPVisionConfig(
