@@ -293,7 +293,9 @@ def blame(subject: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{subject}: {(error.strerror or str(error)).lower()}") from error
+        told = error.filename is None or str(error.filename) in subject
+        where, reason = "" if told else f"{error.filename}: ", (error.strerror or str(error)).lower()
+        raise UserError(f"{subject}: {where}{reason}") from error
     except ValueError as error:
         raise UserError(f"{subject}: {error}") from error
 

@@ -36,7 +36,7 @@ def initial(bundle: Bundle, config: TrainingSection) -> State:
 
 def update(state: State, gradient: Bundle, config: TrainingSection) -> State:
     """One optimizer step, left out (and counted) where the gradient is not finite; EMA as in the authors' code."""
-    finite = jnp.isfinite(optax.global_norm(gradient))
+    finite = jnp.isfinite(optax.tree.norm(gradient))
     updates, moments = optimizer(config).update(gradient, state.optimizer, state.bundle)
     bundle = optax.apply_updates(state.bundle, updates)
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
