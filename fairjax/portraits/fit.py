@@ -12,17 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from fairjax.checkpoints import Checkpoints
 from fairjax.models.functional import Params
+from fairjax.progress import bars
 
 Loss = Callable[[Params, Any, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Params]]]
 """(params, batch, key) -> loss, (metrics to show, updated batch statistics: a part of the tree, or {})."""
@@ -89,12 +82,8 @@ def fit(
     start = checkpoints.latest() or 0
     if start:
         state = checkpoints.restore(start, state)
-    columns = (
-        TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=plan.steps, completed=start, metrics="")
+    with bars(console) as progress:
+        task = progress.add_task(name, total=plan.steps, completed=start, note="")
         shown, since, metrics = time.monotonic(), start, {}
         for step in range(start, plan.steps):
             state, new_metrics = update(state, step, batch(step))
@@ -103,7 +92,7 @@ def fit(
                 text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())  # waits for the step before
                 speed = (step + 1 - since) * plan.batch_size / (time.monotonic() - shown)
                 text += f"  {speed:.0f} images/s"
-                progress.update(task, completed=step + 1, metrics=text)
+                progress.update(task, completed=step + 1, note=text)
                 if not console.is_terminal:
                     console.print(f"{name} {step + 1}/{plan.steps}  {text}", highlight=False)
                 shown, since = time.monotonic(), step + 1
