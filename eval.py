@@ -22,8 +22,10 @@ def main(argv: list[str]) -> None:
         raise UserError("--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder")
     from rich.console import Console
 
+    from fairjax import parallel
     from fairjax.evaluation.run import evaluate
 
+    parallel.split_cpu()
     evaluate(config, options.adapter, Console())
 
 

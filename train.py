@@ -18,8 +18,10 @@ def main(argv: list[str]) -> None:
     config, options = parse(Experiment, argv, "train.py", __doc__, _options)
     from rich.console import Console
 
+    from fairjax import parallel
     from fairjax.training.run import run  # after the configuration: its errors and --help are instant
 
+    parallel.split_cpu()
     run(config, options.resume, Console())
 
 

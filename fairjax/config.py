@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from fairjax.schema import Section
 
 Shares = tuple[float, ...] | None
+Solver = Literal["dpm-solver++", "ddim"]
 
 
 class TargetSection(Section):
@@ -69,6 +70,7 @@ class TrainingSection(Section):
         (7, 9), description="solver steps, drawn anew each step from this range, both ends in"
     )
     guidance_scale: float = Field(3.0, ge=0)
+    solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
     gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
     grad_steps: int | None = Field(
         4, ge=1, description="how many solver steps estimate the gradient; null is all of them"
@@ -78,6 +80,7 @@ class TrainingSection(Section):
     )
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
     images_every: int = Field(50, ge=1, description="steps between image grids in the log")
+    wandb: str | None = Field(None, description="a Weights & Biases project to log to as well (pip install wandb)")
 
     @model_validator(mode="after")
     def _possible(self) -> TrainingSection:
@@ -113,6 +116,7 @@ class EvaluationSection(Section):
     images_per_prompt: int = Field(64, ge=1)
     num_steps: int = Field(12, ge=1, description="solver steps")
     guidance_scale: float | None = Field(None, ge=0, description="null takes that of the training")
+    solver: Solver | None = Field(None, description="null takes that of the training")
     batch_size: int = Field(64, ge=1, description="images made at once")
     seed: int = Field(1_000, ge=0, description="of the noise, apart from the training's")
 

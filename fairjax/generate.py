@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num", type=int, default=16, help="images of each prompt (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
+    parser.add_argument("--solver", choices=("dpm-solver++", "ddim"), default="dpm-solver++")
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("images"), help="where the images go (default: images)")
     return parser
@@ -35,10 +36,12 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--{name} = {getattr(options, name)} must be at least 1")
     from PIL import Image
 
+    from fairjax import parallel
     from fairjax.convert.bundles import load_adapter
     from fairjax.evaluation import grid
     from fairjax.pipeline import Pipeline
 
+    parallel.split_cpu()
     with blame("--model"):
         pipeline = Pipeline.from_pretrained(options.model)
     variants = {"before": {}}
@@ -53,6 +56,7 @@ def main(argv: list[str]) -> None:
             seed=options.seed,
             num_steps=options.steps,
             guidance_scale=options.guidance,
+            solver=options.solver,
         )
         for name, bundle in variants.items()
     }

@@ -163,7 +163,8 @@ class Pipeline:
 
     def generate(
         self, prompts: Sequence[str], num_images: int = 1, *, bundle: Bundle | None = None, seed: int = 0,
-        num_steps: int = 25, guidance_scale: float = 7.5, batch_size: int = 64, first: int = 0,
+        num_steps: int = 25, guidance_scale: float = 7.5, solver: str = "dpm-solver++", batch_size: int = 64,
+        first: int = 0,
         on_batch: Callable[[int], None] = lambda images: None,
     ) -> np.ndarray:  # fmt: skip
         """Images uint8 [prompts, num_images, H, W, 3], made on every device.
@@ -173,13 +174,14 @@ class Pipeline:
 
         Args:
             bundle: the adapters to use, such as `load_adapter` reads.
+            solver: "dpm-solver++" (2M) or "ddim".
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
         bundle, mesh = bundle or {}, parallel.mesh()
         merged = parallel.replicate(bundles.merge(self.params, bundle), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""], bundle)
-        table, program = solver_table(self.schedule, num_steps), _generation(self, mesh, guidance_scale)
+        table, program = solver_table(self.schedule, num_steps, solver), _generation(self, mesh, guidance_scale)
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         size = -(-min(batch_size, len(rows)) // mesh.size) * mesh.size
         images = []
@@ -225,9 +227,9 @@ def to_uint8(images: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache
-def solver_table(schedule: NoiseSchedule, max_steps: int) -> solvers.SolverTable:
-    """DPM-Solver++ for 1 to `max_steps` steps."""
-    return jax.tree.map(jnp.asarray, solvers.table(schedule, "dpm-solver++", max_steps))
+def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
+    """The solver's coefficients for 1 to `max_steps` steps."""
+    return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
 
 
 def _load_text_encoder(network: Network, folder: Path) -> Params:

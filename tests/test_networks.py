@@ -160,6 +160,95 @@ def test_mobilenet_has_torchvisions_sizes():
         assert sum(leaf.size for path, leaf in paths if path[-1].key not in ("mean", "var")) == trained
 
 
+class TorchMobileNetV3(torch.nn.Module):
+    """The reference: MobileNetV3-Large in PyTorch, from tables 1 and 2 of Howard et al. (2019) with torchvision's names.
+
+    (torchvision itself has no build beside the PyTorch that these tests use.)
+    """
+
+    TABLE = (  # kernel, expanded, out, squeeze and excite, nonlinearity, stride
+        *((3, 16, 16, False, "RE", 1), (3, 64, 24, False, "RE", 2), (3, 72, 24, False, "RE", 1)),
+        *((5, 72, 40, True, "RE", 2), (5, 120, 40, True, "RE", 1), (5, 120, 40, True, "RE", 1)),
+        *((3, 240, 80, False, "HS", 2), (3, 200, 80, False, "HS", 1), (3, 184, 80, False, "HS", 1)),
+        *((3, 184, 80, False, "HS", 1), (3, 480, 112, True, "HS", 1), (3, 672, 112, True, "HS", 1)),
+        *((5, 672, 160, True, "HS", 2), (5, 960, 160, True, "HS", 1), (5, 960, 160, True, "HS", 1)),
+    )
+
+    class Squeeze(torch.nn.Module):
+        def __init__(self, channels, squeezed):
+            super().__init__()
+            self.fc1, self.fc2 = torch.nn.Conv2d(channels, squeezed, 1), torch.nn.Conv2d(squeezed, channels, 1)
+
+        def forward(self, x):
+            pooled = torch.nn.functional.adaptive_avg_pool2d(x, 1)
+            return x * torch.nn.functional.hardsigmoid(self.fc2(torch.relu(self.fc1(pooled))))
+
+    class Block(torch.nn.Module):
+        def __init__(self, layers, adds):
+            super().__init__()
+            self.block, self.adds = torch.nn.Sequential(*layers), adds
+
+        def forward(self, x):
+            return x + self.block(x) if self.adds else self.block(x)
+
+    @staticmethod
+    def convolution(inputs, outputs, kernel, stride=1, groups=1, activation=None):
+        layers = [
+            torch.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            torch.nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01),
+        ]
+        return torch.nn.Sequential(*layers, *([activation()] if activation else []))
+
+    def __init__(self, num_classes):
+        super().__init__()
+        kinds = {"RE": torch.nn.ReLU, "HS": torch.nn.Hardswish}
+        squeezed = {72: 24, 120: 32, 480: 120, 672: 168, 960: 240}  # a quarter, in multiples of eight
+        features, inputs = [self.convolution(3, 16, 3, 2, activation=torch.nn.Hardswish)], 16
+        for kernel, expanded, outputs, squeeze, kind, stride in self.TABLE:
+            layers = []
+            if expanded != inputs:
+                layers.append(self.convolution(inputs, expanded, 1, activation=kinds[kind]))
+            layers.append(self.convolution(expanded, expanded, kernel, stride, expanded, kinds[kind]))
+            if squeeze:
+                layers.append(self.Squeeze(expanded, squeezed[expanded]))
+            layers.append(self.convolution(expanded, outputs, 1))
+            features.append(self.Block(layers, stride == 1 and inputs == outputs))
+            inputs = outputs
+        features.append(self.convolution(160, 960, 1, activation=torch.nn.Hardswish))
+        self.features = torch.nn.Sequential(*features)
+        self.classifier = torch.nn.Sequential(
+            torch.nn.Linear(960, 1280), torch.nn.Hardswish(), torch.nn.Dropout(0.0), torch.nn.Linear(1280, num_classes)
+        )
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_mobilenet(train):
+    theirs = TorchMobileNetV3(7)
+    torch.manual_seed(0)
+    for name, tensor in theirs.named_parameters():
+        tensor.data = torch.randn_like(tensor) * (0.3 if name.endswith("bias") else tensor[0].numel() ** -0.5)
+    for name, tensor in theirs.named_buffers():
+        if name.endswith("running_var"):
+            tensor.data = torch.rand_like(tensor) + 0.5
+        elif name.endswith("running_mean"):
+            tensor.data = 0.1 * torch.randn_like(tensor)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data = torch.rand_like(module.weight) + 0.5
+    theirs.train(train)
+    network = functional(lambda rngs: MobileNetV3(MobileNetV3Config.large(7), rngs=rngs))
+    state = {name: tensor for name, tensor in tensors(theirs).items() if not name.endswith("num_batches_tracked")}
+    params = from_torch(network.abstract, state)
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 96, 96, 3)).astype(np.float32)
+    ours = network.apply(params, images, method="train")[0] if train else network.apply(params, images)
+    with torch.no_grad():
+        expected = theirs(nchw(images)).numpy()
+    assert relative(np.asarray(ours), expected) <= 1e-4
+
+
 def test_batch_statistics_move_by_torchs_momentum_and_are_all_that_training_returns():
     config = MobileNetV3Config.small(10)
     network = functional(lambda rngs: MobileNetV3(config, rngs=rngs))

@@ -68,7 +68,8 @@ class Comparison:
                 continue
             images = self.pipeline.generate(
                 texts, section.images_per_prompt, bundle=bundle, seed=section.seed, num_steps=section.num_steps,
-                guidance_scale=guidance, batch_size=section.batch_size, first=first, on_batch=on_batch,
+                guidance_scale=guidance, solver=section.solver or self.config.training.solver,
+                batch_size=section.batch_size, first=first, on_batch=on_batch,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".part.npz")

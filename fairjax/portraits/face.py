@@ -19,9 +19,12 @@ MONK = tuple(
 
 HAIR = tuple(map(colour, ("#1c1714", "#2e211b", "#4a2f20", "#6b4226", "#8d5a2b", "#b98a4a", "#a5452a")))
 GREY = tuple(map(colour, ("#e8e6e1", "#d3d3d2", "#bfc1c4", "#f4f2ee")))
+_HAIR_OF_DARKEST = tuple(map(colour, ("#5f3d2a", "#6b4630", "#7d4f2e", "#84402b")))
+"""Hair of the two darkest tones: lighter than the skin, or nothing of it would show."""
+
 WOMEN_HAIR = ("long", "bob", "waves", "bun", "curls", "ponytail")
 MEN_HAIR = ("crop", "side", "buzz", "quiff", "afro")
-BEARDS = ("none", "none", "moustache", "full", "goatee", "stubble")
+BEARDS = ("none", "moustache", "full", "full", "goatee", "stubble")
 _WHITE, _INK = colour("#fbfaf7"), colour("#26201d")
 
 
@@ -53,7 +56,7 @@ def sample_person(rng: np.random.Generator, gender: str, tone: int, age: str) ->
     hair = str(rng.choice(WOMEN_HAIR if female else MEN_HAIR))
     if old and not female and rng.random() < 0.4:
         hair = "bald"
-    natural = HAIR[: 4 if tone >= 6 else len(HAIR)]
+    natural = _HAIR_OF_DARKEST if tone >= 9 else HAIR[: 4 if tone >= 6 else len(HAIR)]
     return Person(
         gender,
         tone,
@@ -121,9 +124,11 @@ def hair_behind(c: Canvas, p: Person) -> None:
             ):
                 c.ellipse(x, y, 5.6, 5.4, dark)
         case "ponytail":
-            c.curve([(42, 18), (51, 22), (54, 34), (52, 47), (48, 50), (47, 38), (45, 28)], dark)
+            c.curve([(18, 20), (32, 11), (46, 20), (48, 34), (46, 43), (18, 43), (16, 34)], dark)
+            c.curve([(42, 18), (51, 21), (55, 34), (53, 48), (48, 52), (46, 40), (44, 28)], dark)
         case "bun":
-            c.ellipse(32, 9.5, 6, 5.2, dark)
+            c.curve([(18, 20), (32, 11), (46, 20), (48, 34), (46, 43), (18, 43), (16, 34)], dark)
+            c.ellipse(32, 8.5, 6.6, 5.6, dark)
         case "afro":
             c.ellipse(32, 20, 15.5, 13.5, dark)
 
@@ -175,7 +180,7 @@ def _eyes(c: Canvas, p: Person, line: Colour) -> None:
             c.line(
                 [(x - side * 2.9, brow + 0.9), (x + side * 0.6, brow), (x + side * 3.3, brow + 0.9)],
                 brow_colour,
-                1.7,
+                2.2,
             )
 
 
@@ -183,9 +188,9 @@ def _mouth(c: Canvas, p: Person, skin: Colour, deep: bool) -> None:
     x, y, w = 32, 38.6, p.mouth
     if p.gender == "female":
         lips = mix(p.lips, skin, 0.12)
-        c.polygon([(x - 3.6 * w, y), (x - 1.2, y - 1.4), (x, y - 0.9), (x + 1.2, y - 1.4), (x + 3.6 * w, y)], lips)
-        c.chord(x, y - 0.2, 3.5 * w, 2.3, 0, 180, shade(lips, 1.12))
-        c.line([(x - 3.2 * w, y), (x + 3.2 * w, y)], shade(lips, 0.6), 0.5)
+        c.polygon([(x - 4 * w, y), (x - 1.3, y - 1.8), (x, y - 1.1), (x + 1.3, y - 1.8), (x + 4 * w, y)], lips)
+        c.chord(x, y - 0.2, 3.9 * w, 2.7, 0, 180, shade(lips, 1.08))
+        c.line([(x - 3.4 * w, y), (x + 3.4 * w, y)], shade(lips, 0.6), 0.6)
     else:
         tone = mix(skin, colour("#a8584e"), 0.55) if not deep else mix(skin, colour("#b9786a"), 0.6)
         c.arc(x, y - 1.4, 3.4 * w, 2.0, 20, 160, tone, 1.1)
@@ -301,18 +306,20 @@ def hair_before(c: Canvas, p: Person) -> None:
                 (44, 25),
             ):
                 c.ellipse(x, y, 3.6, 3.4, fill)
-        case "bun" | "ponytail":
+        case "bun" | "ponytail":  # combed back, with a strand on each side
             c.curve(
                 [
-                    (left, 28),
-                    (left, 18),
+                    (left - 1, 38),
+                    (left - 1, 18),
                     (26, 12.6),
                     (38, 12.6),
-                    (right, 18),
-                    (right, 28),
-                    (right - 2.4, 21.5),
+                    (right + 1, 18),
+                    (right + 1, 38),
+                    (right - 1.2, 40),
+                    (right - 2.4, 23),
                     (32, 17.4),
-                    (left + 2.4, 21.5),
+                    (left + 2.4, 23),
+                    (left + 1.2, 40),
                 ],
                 fill,
             )

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from transformers import CLIPTokenizer
 
+from fairjax import parallel
 from fairjax.convert import folders
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces.classifier import Classifier
@@ -39,11 +40,11 @@ HELD_OUT = 1_000
 """How many portraits, numbered after those trained on, measure the quality."""
 
 FITS = {
-    "vae": Fit(steps=1_800, batch_size=16, learning_rate=2e-3, ema=0.998),
+    "vae": Fit(steps=6_500, batch_size=16, learning_rate=2e-3, matrix_learning_rate=0.03, ema=0.998),
     "clip": Fit(steps=700, batch_size=128, learning_rate=1e-3),
-    "unet": Fit(steps=2_100, batch_size=64, learning_rate=1.5e-3, ema=0.997),
-    "classifier": Fit(steps=900, batch_size=32, learning_rate=3e-3),
-    "classifier_eval": Fit(steps=900, batch_size=32, learning_rate=3e-3),
+    "unet": Fit(steps=1_400, batch_size=64, learning_rate=1.5e-3, matrix_learning_rate=0.02, ema=0.995),
+    "classifier": Fit(steps=1_800, batch_size=32, learning_rate=3e-3),
+    "classifier_eval": Fit(steps=1_800, batch_size=32, learning_rate=3e-3),
     "face": Fit(steps=400, batch_size=32, learning_rate=2e-3),
 }
 HEADS = ATTRIBUTES | {"occupation": tuple(o.name for o in OCCUPATIONS), "face": ("absent", "present")}
@@ -237,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stages", default=",".join(FITS), help="which stages to run (default: all, then export)")
     parser.add_argument("--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery")
     arguments = parser.parse_args(argv)
+    parallel.split_cpu()
     console = Console(highlight=False)
     fits = {
         name: dataclasses.replace(fit, steps=max(2, round(fit.steps * arguments.scale))) for name, fit in FITS.items()

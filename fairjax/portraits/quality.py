@@ -11,6 +11,7 @@ import numpy as np
 import scipy.linalg
 from rich.console import Console
 
+from fairjax import parallel
 from fairjax.evaluation import measuring
 from fairjax.evaluation.grid import image_grid
 from fairjax.faces import classifier as classifiers
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs"), help="where the page and its pictures go")
     parser.add_argument("--each", type=int, default=_EACH, help="samples of each occupation")
     options = parser.parse_args(argv)
+    parallel.split_cpu()
     console = Console(highlight=False)
     options.output.mkdir(parents=True, exist_ok=True)
     folder, pipeline = find(PORTRAITS), Pipeline.from_pretrained(PORTRAITS)

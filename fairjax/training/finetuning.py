@@ -62,7 +62,7 @@ class Finetuning:
             )
         self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
-        table = solver_table(self.pipeline.schedule, training.num_steps[1])
+        table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
         self._key = jax.random.key(config.seed)
 

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: `log.jsonl` and TensorBoard."""
+"""What a run writes down as it goes: `log.jsonl`, TensorBoard, and Weights & Biases where it is asked for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from fairjax.schema import UserError
 from fairjax.training.finetuning import Progress
 
 
 class Log:
-    """`log.jsonl` of a run folder, and the same scalars for TensorBoard. A resumed run continues both."""
+    """`log.jsonl` of a run folder, and the same scalars for TensorBoard. A resumed run continues both.
 
-    def __init__(self, folder: Path, images_every: int, start: int):
-        """Args: start: how many steps the checkpoint has that the run goes on from; later lines are dropped."""
+    Args:
+        start: how many steps the checkpoint has that the run goes on from; later lines are dropped.
+        wandb: a Weights & Biases project that gets the same, as the run of the folder's name.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, images_every: int, start: int, wandb: str | None = None):
+        self._wandb = _weights_and_biases(wandb, folder) if wandb else None
         path = folder / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:start] if path.is_file() else []
         path.write_text("".join(lines), encoding="utf-8")
@@ -35,11 +44,27 @@ class Log:
         self._file.flush()
         for name, value in progress.scalars.items():
             self._board.add_scalar(name, value, progress.step)
+        if self._wandb:
+            self._wandb.log(progress.scalars, step=progress.step)
         if progress.step % self._images_every == 0 or progress.step == progress.steps:
             rows = np.concatenate([np.concatenate(list(row), axis=1) for row in progress.images()], axis=0)
             self._board.add_image("images", rows, progress.step, dataformats="HWC")
+            if self._wandb:
+                import wandb
+
+                self._wandb.log({"images": wandb.Image(rows)}, step=progress.step)
         return seconds
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _weights_and_biases(project: str, folder: Path):
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(f"training.wandb = {project!r} needs Weights & Biases: pip install wandb") from None
+    return wandb.init(project=project, name=folder.name, id=folder.name, dir=str(folder), resume="allow")

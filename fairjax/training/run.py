@@ -85,7 +85,7 @@ def _train(finetuning: Finetuning, folder: Path, progress: Progress):
     start = checkpoints.latest() or 0
     if start > config.steps:
         raise UserError(f"training.steps = {config.steps}, but the run has {start} steps already")
-    log = Log(folder, config.images_every, start)
+    log = Log(folder, config.images_every, start, config.wandb)
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
     per_step, smoothed = config.prompts_per_step * config.images_per_prompt, {}
 

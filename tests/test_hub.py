@@ -1,0 +1,101 @@
+"""Reading a model by its hub id, by the real client, from a hub of one model that this file serves."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from fairjax.pipeline import find
+
+MODEL, COMMIT = "somebody/portraits", "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What huggingface_hub asks for: the list of a revision's files, their heads, their bytes."""
+
+    folder: Path
+    asked: list[str]
+
+    def log_message(self, *args):
+        pass
+
+    def _answer(self, body, **headers):
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_GET(self):
+        self.asked.append(f"{self.command} {self.path}")
+        path = self.path.split("?")[0]
+        if path.startswith(f"/api/models/{MODEL}"):
+            files = sorted(str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
+            listing = {"id": MODEL, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}
+            return self._answer(json.dumps(listing).encode(), Content_Type="application/json")
+        file = self.folder / path.removeprefix(f"/{MODEL}/resolve/{COMMIT}/")
+        if not path.startswith(f"/{MODEL}/resolve/{COMMIT}/") or not file.is_file():
+            return self.send_error(404)
+        body = file.read_bytes()
+        return self._answer(body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server of the embedded model and of a file that no pipeline wants; its address and what it was asked for."""
+    folder = tmp_path / "served"
+    for path in find("portraits").rglob("*"):
+        if path.is_file():
+            target = folder / path.relative_to(find("portraits"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    (folder / "unet" / "weights.bin").write_bytes(b"a pickle")
+    handler = type("Handler", (Hub,), {"folder": folder, "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler.asked
+    server.shutdown()
+    server.server_close()
+
+
+def read(model, hub, cache):
+    """What `from_pretrained` says in a process of its own, because the client reads the address when imported."""
+    program = (
+        "import sys; from fairjax.pipeline import Pipeline\n"
+        "try: pipeline = Pipeline.from_pretrained(sys.argv[1])\n"
+        "except FileNotFoundError as error: sys.exit(f'refused: {error}')\n"
+        "print(pipeline.latent_shape, pipeline.folder)"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = kept | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", program, model]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_hub_id_is_downloaded_once_without_pickles_and_loads(hub, tmp_path):
+    address, asked = hub
+    first = read(MODEL, address, tmp_path / "cache")
+    assert first.returncode == 0, first.stderr
+    assert COMMIT in first.stdout and first.stdout.startswith(str(tuple([16, 16, 4])))
+    assert any("unet/diffusion_pytorch_model.safetensors" in line for line in asked)
+    assert not any("weights.bin" in line for line in asked)
+    asked.clear()
+    again = read(MODEL, address, tmp_path / "cache")
+    assert again.stdout == first.stdout
+    assert not any(line.startswith("GET") and "/resolve/" in line for line in asked)
+
+
+def test_a_model_that_the_hub_has_not_is_one_line(hub, tmp_path):
+    address, _ = hub
+    refused = read("nobody/nothing", address, tmp_path / "cache")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert refused.stderr.strip().splitlines()[-1].startswith("refused: model = 'nobody/nothing': no such folder")
