@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from PIL import Image
 import eval as eval_program
 import train as train_program
 from fairjax import generate
+from fairjax.schema import UserError
+from fairjax.training.finetuning import Progress
+from fairjax.training.log import Log
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -51,6 +55,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(program, arguments, message, caps
     assert error.count("\n") == 1 and error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "run").exists()  # nothing is left behind
+
+
+def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
+    """The client is a stand-in: it is no dependency, and an account is needed to run it."""
+    told, started = [], []
+
+    class Run:
+        def log(self, values, step):
+            told.append((step, values))
+
+        def finish(self):
+            told.append("finished")
+
+    stand_in = types.ModuleType("wandb")
+    stand_in.init = lambda **how: started.append(how) or Run()
+    stand_in.Image = lambda pixels: pixels.shape
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    log = Log(tmp_path, images_every=2, start=0, wandb="fairness")
+    for step in (1, 2):
+        log(Progress(step, 2, {"loss": 1.0 / step}, [], lambda: np.zeros((2, 3, 8, 8, 3), np.uint8)))
+    log.close()
+    assert started[0]["project"] == "fairness" and started[0]["resume"] == "allow"
+    assert told == [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (2, {"images": (16, 24, 3)}), "finished"]
+
+
+def test_weights_and_biases_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # what import then finds is nothing
+    with pytest.raises(UserError, match="training.wandb = 'fairness' needs Weights & Biases: pip install wandb"):
+        Log(tmp_path, images_every=2, start=0, wandb="fairness")
 
 
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])

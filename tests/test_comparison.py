@@ -1,10 +1,12 @@
 """The results of a comparison, by hand; and what the marked grid shows where."""
 
+import json
+
 import numpy as np
 import pytest
 
 from fairjax.config import Experiment
-from fairjax.evaluation import grid
+from fairjax.evaluation import grid, summary
 from fairjax.evaluation.comparison import Comparison
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces.classifier import Classifier
@@ -88,3 +90,27 @@ def test_a_plain_grid_has_every_image_in_its_place():
     # the resampling rings at edges
     assert [int(sheet[y, x, 0]) for y, x in ((1, 1), (1, 14), (14, 1))] == pytest.approx([0, 100, 200], abs=4)
     assert (sheet[14, 14] > 250).all()
+
+
+def test_a_summary_gives_the_mean_and_range_over_seeds_of_a_configuration(tmp_path, capsys):
+    def results(gender, light):
+        moment = {
+            "gender": {"bias": gender, "frequencies": {"female": 0.5, "male": 0.5}, "total_variation": gender / 2},
+            "skin_tone": {"bias": 0.1, "frequencies": {"light": light, "deep": 1 - light}},
+            "recognised": 0.99,
+        }
+        return {"trained": moment, "held_out": moment}
+
+    for seed, after in ((0, 0.1), (1, 0.3)):
+        folder = tmp_path / f"gender-{seed}" / "evaluation-1000"
+        folder.mkdir(parents=True)
+        content = {"before": results(0.6, 0.5), "after": results(after, 0.5 + after)}
+        (folder / "results.json").write_text(json.dumps(content))
+    folders = [str(path) for path in sorted(tmp_path.glob("*/evaluation-1000"))]
+    assert summary.main(folders) == 0
+    table = capsys.readouterr().out
+    assert "| gender (2 seeds) | bias: gender | 0.60 (0.60 to 0.60) | 0.20 (0.10 to 0.30) |" in table
+    assert "| largest move of a class share that is no target | 0.00 (0.00 to 0.00) | 0.20 (0.10 to 0.30) |" in table
+    assert "99.0%" in table
+    assert summary.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

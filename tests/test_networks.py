@@ -161,7 +161,7 @@ def test_mobilenet_has_torchvisions_sizes():
 
 
 class TorchMobileNetV3(torch.nn.Module):
-    """The reference: MobileNetV3-Large in PyTorch, from tables 1 and 2 of Howard et al. (2019) with torchvision's names.
+    """The reference: MobileNetV3-Large in PyTorch, from table 1 of Howard et al. (2019), with torchvision's names.
 
     (torchvision itself has no build beside the PyTorch that these tests use.)
     """

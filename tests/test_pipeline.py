@@ -50,6 +50,23 @@ def test_an_image_does_not_depend_on_the_others_or_on_the_batch(pipeline):
     assert np.abs(together[0, 0].astype(int) - together[0, 1].astype(int)).max() > 20
 
 
+def test_the_solver_is_a_choice_and_ddim_is_diffusers_ddim(pipeline):
+    import jax
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    theirs = StableDiffusionPipeline.from_pretrained(find("portraits"), torch_dtype=torch.float32)
+    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+    theirs.set_progress_bar_config(disable=True)
+    key = image_keys(jax.random.key(5), np.array([[0, 0]]))
+    latents = torch.tensor(np.asarray(pipeline.noise(key)).transpose(0, 3, 1, 2))
+    expected = theirs(PROMPTS[:1], latents=latents, num_inference_steps=10, guidance_scale=3.0, output_type="np").images
+    ours = pipeline.generate(PROMPTS[:1], 1, seed=5, num_steps=10, guidance_scale=3.0, solver="ddim")[0, 0]
+    assert np.abs(ours / 255 - expected[0]).max() <= 1 / 255
+    other = pipeline.generate(PROMPTS[:1], 1, seed=5, num_steps=10, guidance_scale=3.0)[0, 0]
+    assert np.abs(ours.astype(int) - other).max() > 5
+
+
 def test_an_adapter_comes_back_as_it_was_saved(pipeline, tmp_path):
     import jax
 

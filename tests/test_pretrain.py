@@ -39,6 +39,25 @@ def test_a_stage_learns_and_keeps_its_statistics(tmp_path, quiet):
     assert float(params["seen"]) > 300
 
 
+def test_muon_learns_matrices_and_leaves_the_rest_to_adam(tmp_path, quiet):
+    """A linear map and its offset, from examples: the matrix by Muon, the vector by Adam, both to their values."""
+    truth = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+    def linear(params, batch, key):
+        x, y = batch
+        return jnp.mean((x @ params["w"] + params["b"] - y) ** 2), ({}, {})
+
+    def examples(step):
+        x = np.random.default_rng(step).normal(size=(64, 6)).astype(np.float32)
+        return x, x @ truth + 0.5
+
+    plan = Fit(steps=300, batch_size=64, learning_rate=0.05, matrix_learning_rate=0.05, ema=0.9, save_every=1_000)
+    start = {"w": jnp.zeros((6, 4)), "b": jnp.zeros(4)}
+    params = fit("linear", tmp_path, plan, start, linear, examples, jax.random.key(0), quiet)
+    np.testing.assert_allclose(params["w"], truth, atol=0.02)
+    np.testing.assert_allclose(params["b"], 0.5, atol=0.02)
+
+
 def test_a_stopped_stage_goes_on_to_the_same_numbers(tmp_path, quiet):
     plan = Fit(steps=30, batch_size=64, learning_rate=0.05, save_every=10)
     whole = fit("line", tmp_path / "whole", plan, START, line, points, jax.random.key(0), quiet)
