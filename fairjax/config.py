@@ -59,21 +59,21 @@ class PromptSection(Section):
 
 
 class TrainingSection(Section):
-    steps: int = Field(180, ge=1, description="optimizer steps")
+    steps: int = Field(170, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
-    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, constant")
+    learning_rate: float = Field(1.5e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
     num_steps: tuple[int, int] = Field(
-        (7, 9), description="solver steps, drawn anew each step from this range, both ends in"
+        (6, 8), description="solver steps, drawn anew each step from this range, both ends in"
     )
     guidance_scale: float = Field(3.0, ge=0)
     solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
     gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
     grad_steps: int | None = Field(
-        4, ge=1, description="how many solver steps estimate the gradient; null is all of them"
+        2, ge=1, description="how many solver steps estimate the gradient; null is all of them"
     )
     microbatch: int | None = Field(
         None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"

@@ -50,20 +50,23 @@ def share_out(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def local_images(num_images: int) -> jax.Array:
-    """Inside a spread function: the numbers of this device's share of `num_images` images, [num_images / devices]."""
+    """Inside a spread function: the numbers of this device's share of `num_images` images, [num_images / devices].
+
+    Shares follow each other, and need not end where a prompt's images end.
+    """
     share = num_images // lax.axis_size(AXIS)
     return lax.axis_index(AXIS) * share + np.arange(share)
 
 
 def gather(values: jax.Array) -> jax.Array:
-    """[p, n, ...] on each device -> [p, n * devices, ...] on all, in the order of the images."""
-    return lax.all_gather(values, AXIS, axis=1, tiled=True)
+    """[n, ...] on each device -> [n * devices, ...] on all, in the order of the images."""
+    return lax.all_gather(values, AXIS, tiled=True)
 
 
 def mine(values: jax.Array) -> jax.Array:
-    """This device's share [p, n, ...] of what `gather` gave, or of anything of that shape."""
-    share = values.shape[1] // lax.axis_size(AXIS)
-    return lax.dynamic_slice_in_dim(values, lax.axis_index(AXIS) * share, share, axis=1)
+    """This device's share [n, ...] of what `gather` gave, or of anything of that shape."""
+    share = values.shape[0] // lax.axis_size(AXIS)
+    return lax.dynamic_slice_in_dim(values, lax.axis_index(AXIS) * share, share)
 
 
 def mean(tree: Any) -> Any:

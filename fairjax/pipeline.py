@@ -140,22 +140,24 @@ class Pipeline:
         return jax.vmap(lambda key: jax.random.normal(key, self.latent_shape))(image_keys)
 
     def sample(
-        self, params: dict[str, Params], bundle: Bundle, ids: jax.Array, empty: jax.Array, noise: jax.Array,
-        table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float, **gradient,
+        self, params: dict[str, Params], bundle: Bundle, ids: jax.Array, empty: jax.Array, prompts: jax.Array,
+        noise: jax.Array, table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float, **gradient,
     ) -> jax.Array:  # fmt: skip
-        """Images of prompts: `noise` [p * n, ...], images of one prompt together, for `ids` [p, length].
+        """Images of prompts, each prompt encoded once.
 
         Args:
+            ids: token ids [p, length] of the prompts.
             empty: token ids [1, length] of the empty prompt.
+            prompts: which of the prompts each image shows, [n].
+            noise: where each image starts, [n, h, w, c].
             gradient: what `fairjax.diffusion.chain.sample` takes: gradient, grad_steps, microbatch, image_keys.
 
         Returns:
-            images [p * n, H, W, 3] in [-1, 1].
+            images [n, H, W, 3] in [-1, 1].
         """
-        each = noise.shape[0] // ids.shape[0]
         states = self.encode(params, bundle, jnp.concatenate([empty, ids]))
         unconditional = jnp.broadcast_to(states[:1], (noise.shape[0], *states.shape[1:]))
-        context = Conditioning(unconditional, jnp.repeat(states[1:], each, axis=0))
+        context = Conditioning(unconditional, states[1:][prompts])
         network = {"unet": params["unet"], "bundle": {k: v for k, v in bundle.items() if k == "unet"}}
         denoise = guided(self.denoise, guidance_scale)
         latents = chain.sample(denoise, network, context, noise, table, num_steps, **gradient)
@@ -202,7 +204,8 @@ def _generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: flo
 
     def images(params, ids, empty, rows, key, table, num_steps):
         noise = pipeline.noise(image_keys(key, rows))
-        return to_uint8(pipeline.sample(params, {}, ids, empty, noise, table, num_steps, guidance_scale))
+        own = jnp.arange(len(ids))
+        return to_uint8(pipeline.sample(params, {}, ids, empty, own, noise, table, num_steps, guidance_scale))
 
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
     specs = (replicated, spread, replicated, spread, replicated, replicated, replicated)

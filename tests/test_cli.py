@@ -38,7 +38,7 @@ TINY = (
         (train_program, ["--config", "nowhere.yaml"], "nowhere.yaml"),
         (train_program, ["--training.gradient", "steepest"], "must be adjusted, uniform, exact or truncated:K"),
         (train_program, ["--training.gradient", "exact"], "training.grad_steps and training.microbatch must be null"),
-        (train_program, ["--training.images_per_prompt", "12"], "multiple of the 8 devices"),
+        (train_program, ["--training.images_per_prompt", "3"], "8 devices: images_per_prompt = 2 or 4 would fit"),
         (train_program, ["--prompts.templates", "[a pilot]"], "has no {occupation} in it"),
         (train_program, ["--training.num_steps", "[9, 7]"], "two rising counts"),
         (eval_program, [], "--adapter is missing"),

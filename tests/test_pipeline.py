@@ -28,8 +28,8 @@ def test_the_folder_is_a_diffusers_pipeline_and_gives_the_same_images(pipeline):
         theirs(PROMPTS, latents=latents, num_inference_steps=25, guidance_scale=3.0, output_type="np").images * 2 - 1
     )
     ids, empty = pipeline.token_ids(PROMPTS), pipeline.token_ids([""])
-    table = solver_table(pipeline.schedule, 25)
-    ours = jax.jit(lambda params: pipeline.sample(params, {}, ids, empty, noise, table, 25, 3.0))(pipeline.params)
+    table, own = solver_table(pipeline.schedule, 25), np.arange(len(PROMPTS))
+    ours = jax.jit(lambda params: pipeline.sample(params, {}, ids, empty, own, noise, table, 25, 3.0))(pipeline.params)
     assert np.abs(np.asarray(ours) - expected).max() <= 1e-3
 
 

@@ -1,5 +1,7 @@
 """One training step: the same on any number of devices, resumable to the same numbers, true to its formula."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,42 +16,82 @@ from fairjax.training.finetuning import Finetuning
 
 SMALL = {
     "training.steps": 3,
-    "training.prompts_per_step": 2,
+    "training.prompts_per_step": 3,  # with 8 images each, so that the shares of 2 devices cross a prompt's images
     "training.images_per_prompt": 8,
     "training.num_steps": (2, 3),
     "training.grad_steps": 2,
 }
 
 
+def finetuning(devices, kinds=("text_encoder",)):
+    return Finetuning(load(Experiment, None, SMALL | {"adapter.kinds": kinds}), parallel.mesh(devices))
+
+
 @pytest.fixture(scope="module")
 def one_device():
-    return Finetuning(load(Experiment, None, SMALL), parallel.mesh(1))
-
-
-@pytest.fixture(scope="module")
-def eight_devices():
-    return Finetuning(load(Experiment, None, SMALL), parallel.mesh(8))
+    return finetuning(1)
 
 
 def leaves(tree):
     return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(jax.device_get(tree))])
 
 
-def test_same_images_and_gradients_on_1_and_8_devices(one_device, eight_devices):
-    """Gradients, not updates, are compared: AdamW hides a wrong factor. The first moment is (1 - b1) times them."""
-    results = []
-    for finetuning in (one_device, eight_devices):
-        start = finetuning.initial()
-        batch, _ = finetuning.batch(0, start.bundle)
-        state, scalars, images = finetuning._program(start, finetuning._frozen, batch)
-        moments = jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu"))[0].mu
-        results.append((leaves(moments), {k: float(v) for k, v in scalars.items()}, np.asarray(images)))
-    (one, scalars_one, images_one), (eight, scalars_eight, images_eight) = results
-    np.testing.assert_allclose(images_one, images_eight, atol=2e-4)  # sums in another order, through the chain
-    assert np.abs(one).max() > 0
-    assert np.abs(one - eight).max() <= 2e-3 * np.abs(one).max()
-    for name in scalars_one:
-        assert scalars_one[name] == pytest.approx(scalars_eight[name], rel=5e-3, abs=1e-5), name
+class Taken(NamedTuple):
+    """A first step: its gradient (the first moment is 1 - b1 times it), what it logs, its images."""
+
+    gradient: np.ndarray
+    scalars: dict[str, float]
+    images: np.ndarray
+
+
+def first_step(finetuning, program=None):
+    start = finetuning.initial()
+    batch, _ = finetuning.batch(0, start.bundle)
+    state, scalars, images = (program or finetuning._program)(start, finetuning._frozen, batch)
+    (moments,) = (leaf for leaf in jax.tree.leaves(state.optimizer, is_leaf=has_moments) if has_moments(leaf))
+    return Taken(leaves(moments.mu), {k: float(v) for k, v in scalars.items()}, np.asarray(images))
+
+
+def has_moments(leaf):
+    return hasattr(leaf, "mu")
+
+
+def assert_the_same(one, other):
+    """Gradients, not updates, are compared: AdamW hides a wrong factor. Sums are in another order, through a chain."""
+    np.testing.assert_allclose(other.images, one.images, atol=2e-4)
+    assert np.abs(one.gradient).max() > 0
+    assert np.abs(one.gradient - other.gradient).max() <= 2e-3 * np.abs(one.gradient).max()
+    for name in one.scalars:
+        assert other.scalars[name] == pytest.approx(one.scalars[name], rel=5e-3, abs=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def on_one_device(one_device):
+    return first_step(one_device)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, devices):
+    assert_the_same(on_one_device, first_step(finetuning(devices)))
+
+
+def test_unet_and_soft_prompt_do_not_depend_on_it_either():
+    kinds = ("unet", "soft_prompt")
+    assert_the_same(first_step(finetuning(1, kinds)), first_step(finetuning(8, kinds)))
+
+
+def test_the_same_function_under_pmap(on_one_device):
+    """`jax.shard_map` over one axis is what `jax.pmap` was: the step is written for either."""
+    two = finetuning(2)
+    devices = list(two.mesh.devices.flat)
+    mapped = jax.pmap(two._step, axis_name=parallel.AXIS, in_axes=None, axis_size=2, devices=devices)
+
+    def program(*arguments):
+        state, scalars, images = jax.device_get(mapped(*jax.device_get(arguments)))
+        first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)  # noqa: E731
+        return first(state), first(scalars), np.concatenate(images)
+
+    assert_the_same(on_one_device, first_step(two, program))
 
 
 def test_a_resumed_run_continues_to_the_same_numbers(one_device, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,9 +57,13 @@ class Finetuning:
         self.subjects: Subjects = subjects(config.prompts)
         self._distributions = self._by_subject()
         training, devices = config.training, self.mesh.size
-        if training.images_per_prompt % devices:
+        prompts, images = training.prompts_per_step, training.images_per_prompt
+        if prompts * images % devices:
+            apart = devices // math.gcd(prompts, devices)
+            fit = sorted({max(images // apart, 1) * apart, (images // apart + 1) * apart})
             raise ValueError(
-                f"training.images_per_prompt = {training.images_per_prompt} must be a multiple of the {devices} devices"
+                f"training.prompts_per_step x images_per_prompt = {prompts} x {images} must be a multiple of the "
+                f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
         self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
@@ -117,8 +122,11 @@ class Finetuning:
         return state
 
     def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):
+        def pictures() -> np.ndarray:
+            return np.asarray(to_uint8(images)).reshape(len(prompts), -1, *images.shape[1:])
+
         def tell() -> None:
             values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            on_step(Progress(number, self.config.training.steps, values, prompts, lambda: np.asarray(to_uint8(images))))
+            on_step(Progress(number, self.config.training.steps, values, prompts, pictures))
 
         return tell

@@ -2,7 +2,7 @@
 
     adapter -> chain -> images -> faces -> probabilities -> targets -> losses -> gradient -> adapter
 
-It is written for one device over a named axis: each device makes its share of every prompt's images. Two things
+It is written for one device over a named axis: each device makes its share of the images of all prompts. Two things
 cross devices: class probabilities, because targets are a property of all images of a prompt, and gradients.
 """
 
@@ -61,32 +61,27 @@ class Step:
     loss: LossSection
 
     def __call__(self, state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
-        """Returns the new state, scalars to log, and this device's images [p, n, H, W, 3]."""
-        prompts, share = batch.ids.shape[0], self._numbers()
-        rows = jnp.stack([jnp.repeat(jnp.arange(prompts), len(share)), jnp.tile(share, prompts)], axis=1)
+        """Returns the new state, scalars to log, and this device's images [n, H, W, 3]."""
+        numbers = parallel.local_images(batch.ids.shape[0] * self.training.images_per_prompt)
+        rows = jnp.stack(jnp.divmod(numbers, self.training.images_per_prompt), axis=1)  # prompt, number of the image
         noise = self.pipeline.noise(image_keys(jax.random.fold_in(batch.key, NOISE), rows))
         choice = image_keys(jax.random.fold_in(batch.key, CHOICE), rows)
 
-        original = self._images(frozen, {}, batch.plain_ids, batch.plain_empty, noise, batch, choice)
-        images, pull_back = jax.vjp(
-            lambda bundle: self._images(frozen, bundle, batch.ids, batch.empty, noise, batch, choice),
-            state.bundle,
-        )
+        make = lambda *what: self._images(frozen, *what, rows[:, 0], noise, batch, choice)  # noqa: E731
+        original = make({}, batch.plain_ids, batch.plain_empty)
+        images, pull_back = jax.vjp(lambda bundle: make(bundle, batch.ids, batch.empty), state.bundle)
         (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(
             images, lax.stop_gradient(original), frozen, batch
         )
         (gradient,) = pull_back(cotangent)
         gradient, scalars = parallel.mean((gradient, scalars))
         scalars["gradient_norm"] = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
-        return update(state, gradient, self.training), scalars, images.reshape(prompts, -1, *images.shape[1:])
+        return update(state, gradient, self.training), scalars, images
 
-    def _numbers(self) -> jax.Array:
-        return parallel.local_images(self.training.images_per_prompt)
-
-    def _images(self, frozen, bundle, ids, empty, noise, batch, choice):
+    def _images(self, frozen, bundle, ids, empty, prompts, noise, batch, choice):
         t = self.training
         return self.pipeline.sample(
-            frozen.pipeline, bundle, ids, empty, noise, frozen.table, batch.num_steps, t.guidance_scale,
+            frozen.pipeline, bundle, ids, empty, prompts, noise, frozen.table, batch.num_steps, t.guidance_scale,
             gradient=t.gradient, grad_steps=t.grad_steps, microbatch=t.microbatch,
             image_keys=choice if t.grad_steps else None,
         )  # fmt: skip
@@ -96,7 +91,8 @@ class Step:
         judges, weights = self.judges, self.loss
         verdict = judges.verdict(frozen.judges, images)
         frozen_verdict = judges.verdict(frozen.judges, original)
-        labels = self._targets(verdict, batch)
+        everyone = self._everyone(verdict, batch)
+        labels = self._targets(*everyone, batch)
         frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
         frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
 
@@ -116,19 +112,21 @@ class Step:
             "faces": verdict.has_face.mean(),
             "targeted": targeted.mean(),
         }
-        return total, scalars | self._shares(verdict, batch)
+        return total, scalars | self._shares(*everyone)
 
-    def _targets(self, verdict: Verdict, batch: Batch) -> list[jax.Array]:
-        """The class that each of this device's images should become, per attribute [p * n]; -1 for none."""
-        prompts = batch.ids.shape[0]
-        per_prompt = lambda x: x.reshape(prompts, -1, *x.shape[1:])  # noqa: E731
-        everyone = [parallel.gather(per_prompt(lax.stop_gradient(verdict.probs[name]))) for name in self.attributes]
-        has_face = parallel.gather(per_prompt(verdict.has_face))
-        keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), prompts)
+    def _everyone(self, verdict: Verdict, batch: Batch) -> tuple[list[jax.Array], jax.Array]:
+        """Class probabilities by attribute [p, n, classes] and presence of a face [p, n], of all devices' images."""
+        per_prompt = lambda x: parallel.gather(x).reshape(len(batch.ids), -1, *x.shape[1:])  # noqa: E731
+        probs = [per_prompt(lax.stop_gradient(verdict.probs[name])) for name in self.attributes]
+        return probs, per_prompt(verdict.has_face)
+
+    def _targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> list[jax.Array]:
+        """The class that each of this device's images should become, per attribute [n]; -1 for none."""
+        keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), len(batch.ids))
         labels = jax.vmap(
             lambda *args: targets(args[:-3], *args[-3:], threshold=self.loss.threshold, num_sets=500).labels
-        )(*everyone, batch.distributions, has_face, keys)
-        return [parallel.mine(label).reshape(-1) for label in labels]
+        )(*probs, batch.distributions, has_face, keys)
+        return [parallel.mine(label.reshape(-1)) for label in labels]
 
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
@@ -153,21 +151,19 @@ class Step:
     def _factors(self, by_attribute: dict[str, float]) -> list[float]:
         return [by_attribute.get(name, self.loss.default_factor) for name in self.attributes]
 
-    def _shares(self, verdict: Verdict, batch: Batch) -> dict[str, jax.Array]:
+    def _shares(self, probs: list[jax.Array], has_face: jax.Array) -> dict[str, jax.Array]:
         """The mean over prompts of the difference between class shares, as the images of this step show it."""
-        prompts, shares = batch.ids.shape[0], {}
-        for name in self.attributes:
-            classes = verdict.logits[name].shape[1]
-            shown = jax.nn.one_hot(verdict.logits[name].argmax(1), classes) * verdict.has_face[:, None]
-            counts = parallel.mean(shown.reshape(prompts, -1, classes).sum(1))
+        shares = {}
+        for name, prob in zip(self.attributes, probs, strict=True):
+            shown = jax.nn.one_hot(prob.argmax(-1), prob.shape[-1]) * has_face[..., None]
+            counts = shown.sum(1)
             share = counts / jnp.maximum(counts.sum(1, keepdims=True), 1e-6)
-            first, second = np.triu_indices(classes, k=1)
+            first, second = np.triu_indices(prob.shape[-1], k=1)
             shares[f"bias/{name}"] = jnp.abs(share[:, first] - share[:, second]).mean()
         return shares
 
 
 def program(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-    """The step over every device of a mesh: (state, frozen, batch) -> (state, scalars, images of all devices)."""
+    """The step over every device of a mesh: (state, frozen, batch) -> (state, scalars, images [p * n, H, W, 3])."""
     replicated = parallel.REPLICATED
-    spread_images = jax.sharding.PartitionSpec(None, parallel.AXIS)
-    return parallel.spread(step, mesh, (replicated,) * 3, (replicated, replicated, spread_images))
+    return parallel.spread(step, mesh, (replicated,) * 3, (replicated, replicated, parallel.SPREAD))
