@@ -62,7 +62,7 @@ class TrainingSection(Section):
     steps: int = Field(170, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
-    learning_rate: float = Field(1.5e-3, gt=0, description="of AdamW, constant")
+    learning_rate: float = Field(7e-4, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
@@ -73,7 +73,7 @@ class TrainingSection(Section):
     solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
     gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
     grad_steps: int | None = Field(
-        2, ge=1, description="how many solver steps estimate the gradient; null is all of them"
+        3, ge=1, description="how many solver steps estimate the gradient; null is all of them"
     )
     microbatch: int | None = Field(
         None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"
@@ -98,14 +98,14 @@ class TrainingSection(Section):
 
 class LossSection(Section):
     threshold: float = Field(0.2, ge=0, le=1, description="images less certain of their target get none")
-    image: float = Field(8.0, ge=0, description="weight of keeping the image's semantics")
-    face: float = Field(1.0, ge=0, description="weight of keeping faces real")
+    image: float = Field(16.0, ge=0, description="weight of keeping the image's semantics")
+    face: float = Field(2.0, ge=0, description="weight of keeping faces real")
     factor1: dict[str, float] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
     )
     factor2: dict[str, float] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
     confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
-    no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
+    no_face: float = Field(2.0, ge=0, le=1, description="factor1 of images without a face")
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 

@@ -45,7 +45,7 @@ def test_muon_learns_matrices_and_leaves_the_rest_to_adam(tmp_path, quiet):
 
     def linear(params, batch, key):
         x, y = batch
-        return jnp.mean((x @ params["w"] + params["b"] - y) ** 2), ({}, {})
+        return jnp.mean((x @ params["w"] + params["b"][None] - y) ** 2), ({}, {})
 
     def examples(step):
         x = np.random.default_rng(step).normal(size=(64, 6)).astype(np.float32)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from fairjax import parallel
 from fairjax.checkpoints import Checkpoints
@@ -84,10 +85,12 @@ def test_the_same_function_under_pmap(on_one_device):
     """`jax.shard_map` over one axis is what `jax.pmap` was: the step is written for either."""
     two = finetuning(2)
     devices = list(two.mesh.devices.flat)
-    mapped = jax.pmap(two._step, axis_name=parallel.AXIS, in_axes=None, axis_size=2, devices=devices)
+    mapped = jax.pmap(two._step, axis_name=parallel.AXIS, devices=devices)
 
     def program(*arguments):
-        state, scalars, images = jax.device_get(mapped(*jax.device_get(arguments)))
+        each = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(devices)), jax.device_put(arguments, devices[0]))
+        each = jax.device_put(each, NamedSharding(two.mesh, parallel.SPREAD))
+        state, scalars, images = jax.device_get(mapped(*each))
         first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)  # noqa: E731
         return first(state), first(scalars), np.concatenate(images)
 

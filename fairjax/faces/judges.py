@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
@@ -55,7 +56,11 @@ def judge(classifier: Classifier, params: Params, images: jax.Array) -> Verdict:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judges:
-    """The networks that finetuning listens to. `params` holds "classifier", "semantics", "face" and "bank"."""
+    """The networks that finetuning listens to.
+
+    `params` holds "classifier", "semantics", "face" and "bank": "embeddings" [M, d] of real faces, and by the name of
+    an attribute their classes [M], where they are known.
+    """
 
     classifier: Classifier
     semantics: Network
@@ -96,10 +101,14 @@ def load(folder: Path) -> Judges:
         "classifier": classifier_params,
         "semantics": folders.load(semantics, folder / "image_semantics", "model"),
         "face": face_params,
-        "bank": folders.read_weights(folder / "face_embedding", "bank")["embeddings"].astype("float32"),
+        "bank": _bank(folders.read_weights(folder / "face_embedding", "bank")),
     }
     box = tuple(int(side) for side in faces["box"])
     return Judges(classifier, semantics, face, box, jax.tree.map(jnp.asarray, params))
+
+
+def _bank(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value.astype(np.float32 if name == "embeddings" else np.int32) for name, value in tensors.items()}
 
 
 def load_evaluation(folder: Path) -> tuple[Classifier, Params]:

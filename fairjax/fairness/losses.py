@@ -97,10 +97,16 @@ def _scale_backward(saved, cotangent):
 scale_gradient_in_box.defvjp(_scale_forward, _scale_backward)
 
 
-def nearest(embeddings: jax.Array, bank: jax.Array) -> jax.Array:
-    """The rows [N, d] of `bank` [M, d], at length 1, nearest by cosine to each of `embeddings` [N, d]."""
+def nearest(embeddings: jax.Array, bank: jax.Array, allowed: jax.Array | None = None) -> jax.Array:
+    """The rows [N, d] of `bank` [M, d], at length 1, nearest by cosine to each of `embeddings` [N, d].
+
+    Args:
+        allowed: [N, M] bool, which rows may be taken; where it allows none, any may.
+    """
     bank = normalise(bank)
     similarity = jnp.matmul(normalise(embeddings), bank.T, precision=jax.lax.Precision.HIGHEST)
+    if allowed is not None:
+        similarity = jnp.where(allowed, similarity, similarity - 4)  # below every allowed one, in the same order
     return bank[jnp.argmax(similarity, axis=1)]
 
 
@@ -108,6 +114,7 @@ def realism_target(
     embeddings: jax.Array,
     frozen_embeddings: jax.Array,
     bank: jax.Array,
+    bank_labels: Sequence[jax.Array] | None,
     labels: Sequence[jax.Array],
     frozen_labels: Sequence[jax.Array],
     frozen_probs: Sequence[jax.Array],
@@ -116,11 +123,14 @@ def realism_target(
     """The embeddings [N, d], of length 1, that the images' faces are pulled to. No gradient flows through.
 
     The frozen image's face where that has the target class with at least this confidence in every attribute,
-    else the real face of the bank that is nearest to the image's own.
+    else a real face of the bank: the one nearest to the image's own, as in the paper; or, where the bank says what
+    its faces show, the one of the target classes that is nearest to the frozen image's face. That one stays the same
+    while the image changes, and does not hold back the change that is asked for.
 
     Args:
         embeddings, frozen_embeddings: [N, d], faces of the finetuned and of the frozen model's images.
         bank: [M, d], embeddings of real faces.
+        bank_labels: per attribute [M], their classes; None where they are not known.
         labels, frozen_labels: per attribute [N], as for `image_factors`.
         frozen_probs: per attribute [N, k_a], class probabilities of the frozen images.
         confidence: 0.9 in experiments 1, 2 and 6, 0.8 in 3 and 5, 0.75 in 4.
@@ -128,5 +138,11 @@ def realism_target(
     keep = jnp.ones(embeddings.shape[0], bool)
     for matches, probs in zip(_matches(labels, frozen_labels), frozen_probs, strict=True):
         keep &= matches & (probs.max(axis=1) >= confidence)
-    kept, found = normalise(frozen_embeddings), nearest(embeddings, bank)
-    return jax.lax.stop_gradient(jnp.where(keep[:, None], kept, found))
+    if bank_labels is None:
+        found = nearest(embeddings, bank)
+    else:
+        allowed = jnp.ones((embeddings.shape[0], bank.shape[0]), bool)
+        for label, real in zip(labels, bank_labels, strict=True):
+            allowed &= (label[:, None] < 0) | (label[:, None] == real[None, :])
+        found = nearest(frozen_embeddings, bank, allowed)
+    return jax.lax.stop_gradient(jnp.where(keep[:, None], normalise(frozen_embeddings), found))

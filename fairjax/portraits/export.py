@@ -59,7 +59,7 @@ def export(work: Pretraining, folder: Path) -> None:
     for name in ("classifier", "classifier_eval"):
         classifiers.save(work.classifier_network(name), work.classifier(name), folder / name, np.float16)
     classifiers.save(work.face_network, work.face, folder / "face_embedding", np.float16)
-    folders.write_weights(folder / "face_embedding", "bank", {"embeddings": work.bank.astype(np.float16)})
+    folders.write_weights(folder / "face_embedding", "bank", work.bank)
     folders.write_json(folder / "faces.json", {"detector": "fixed", "box": FACE_BOX})
 
 

@@ -48,6 +48,9 @@ FITS = {
     "face": Fit(steps=400, batch_size=32, learning_rate=2e-3),
 }
 HEADS = ATTRIBUTES | {"occupation": tuple(o.name for o in OCCUPATIONS), "face": ("absent", "present")}
+ADVERSARY = {"classifier": 1.5, "classifier_eval": 0.0}
+"""Within which distance of an image a classifier is trained on the worst: what finetuning follows must be robust."""
+
 PEOPLE = 5_000
 """How many people the face embedding sees twice each."""
 
@@ -172,7 +175,7 @@ class Pretraining:
         def problem(fit: Fit) -> tuple:
             pixels = augment.AUGMENTATIONS[name](self.unbiased.images, self.reconstructions)
             seed = SEED + 3 + list(self.fits).index(name)
-            return stages.classifier(classifier, pixels, self.unbiased.labels, fit, seed)
+            return stages.classifier(classifier, pixels, self.unbiased.labels, fit, seed, ADVERSARY[name])
 
         return self._trained(name, classifier.network, problem)
 
@@ -205,11 +208,12 @@ class Pretraining:
         return self._trained("face", self.face_network.network, problem)
 
     @cached_property
-    def bank(self) -> np.ndarray:
-        """Embeddings [BANK, d] of rendered faces, coded by the autoencoder as generated ones are."""
+    def bank(self) -> dict[str, np.ndarray]:
+        """Embeddings [BANK, d] of rendered faces, coded by the autoencoder as generated ones are; what they show."""
         shown = np.flatnonzero(self.unbiased.labels["face"])[:BANK]
         faces = crop(np.asarray(self.reconstructions[shown])).astype(np.float32) / 127.5 - 1
-        return np.asarray(self.face_network.network.apply(self.face, faces))
+        embeddings = np.asarray(self.face_network.network.apply(self.face, faces)).astype(np.float16)
+        return {"embeddings": embeddings} | {name: self.unbiased.labels[name][shown] for name in ATTRIBUTES}
 
     def reconstruct(self, params: Params, images: jax.Array) -> jax.Array:
         """Images [n, 64, 64, 3] through the autoencoder and back."""

@@ -126,18 +126,41 @@ def denoiser(
     return loss, batch
 
 
+def against(loss: Callable[[jax.Array], jax.Array], images: jax.Array, radius: float, key: jax.Array) -> jax.Array:
+    """`images` [n, h, w, c], each moved by `radius` (Euclidean) to a larger `loss`: one step from a random start.
+
+    A classifier that is trained on these (Wong et al., 2020) moves least for patterns that nobody sees, so that
+    its gradient, which finetuning follows, is one of shapes and colours (Santurkar et al., 2019).
+    """
+
+    def onto_sphere(x: jax.Array) -> jax.Array:
+        return radius * x * jax.lax.rsqrt(jnp.sum(x**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
+
+    direction, length = jax.random.split(key)
+    start = onto_sphere(jax.random.normal(direction, images.shape))
+    start *= jax.random.uniform(length, (len(images), 1, 1, 1))
+    return images + onto_sphere(start + onto_sphere(jax.grad(loss)(images + start)))
+
+
 def classifier(
-    classifier: Classifier, pixels: Pixels, labels: dict[str, np.ndarray], fit: Fit, seed: int
+    classifier: Classifier, pixels: Pixels, labels: dict[str, np.ndarray], fit: Fit, seed: int, radius: float = 0.0
 ) -> tuple[Loss, Batch]:
     """Cross-entropy of every head, over the images that have its label.
 
     Args:
         labels: name -> [n] class numbers, -1 where an image has no such label.
+        radius: of the ball around each image in which the worst is sought, in units of [-1, 1] pixels; 0 for none.
     """
     pick = picks(seed, len(labels["face"]), fit.batch_size)
 
     def loss(params: Params, batch: dict[str, Any], key: jax.Array):
-        logits, statistics = classifier.network.apply(params, batch["images"], method="train")
+        images = batch["images"]
+        if radius:
+            images = against(lambda x: error(params, x, batch)[0], images, radius, key)
+        return error(params, images, batch)
+
+    def error(params: Params, images: jax.Array, batch: dict[str, Any]):
+        logits, statistics = classifier.network.apply(params, images, method="train")
         total, right = jnp.zeros(()), {}
         for name, part in classifier.parts().items():
             label, known = batch["labels"][name], batch["labels"][name] >= 0

@@ -141,9 +141,11 @@ class Step:
 
     def _face_loss(self, images, original, verdict, labels, frozen_labels, frozen_probs, frozen):
         """Keeps faces those of somebody: the frozen image's own where it may stay, else a near one of the bank."""
-        embeddings = self.judges.identity(frozen.judges, images)
+        embeddings, bank = self.judges.identity(frozen.judges, images), frozen.judges["bank"]
+        known = all(name in bank for name in self.attributes)
         wished = losses.realism_target(
-            embeddings, self.judges.identity(frozen.judges, original), frozen.judges["bank"],
+            embeddings, self.judges.identity(frozen.judges, original), bank["embeddings"],
+            [bank[name] for name in self.attributes] if known else None,
             labels, frozen_labels, frozen_probs, self.loss.confidence,
         )  # fmt: skip
         return jnp.where(verdict.has_face, losses.cosine_distance(embeddings, wished), 0)
