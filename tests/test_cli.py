@@ -12,9 +12,10 @@ from PIL import Image
 
 import eval as eval_program
 import train as train_program
-from fairjax import generate
-from fairjax.schema import UserError
-from fairjax.training.finetuning import Progress
+from fairjax import generate, parallel
+from fairjax.config import Experiment
+from fairjax.schema import UserError, load
+from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,15 @@ TINY = (
     *("--evaluation.subjects", "2", "--evaluation.images_per_prompt", "4", "--evaluation.num_steps", "2"),
     *("--evaluation.batch_size", "8"),
 )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_can_start(path):
+    """Its fields are known, its target is one of the classifier's, and its images fit one device."""
+    finetuning = Finetuning(load(Experiment, path), parallel.mesh(1))
+    adapted = set(finetuning.initial().bundle)
+    assert adapted == set(finetuning.config.adapter.kinds)
+    assert finetuning.target.attributes == finetuning.config.target.attributes
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fairjax.faces import classifier as classifiers
 from fairjax.fairness import metrics
 from fairjax.pipeline import PORTRAITS, Pipeline, find, to_uint8
 from fairjax.portraits import captions, occupations, world
-from fairjax.portraits.pretrain import HELD_OUT, SEED, UNBIASED
+from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
 
 _EACH, _STEPS, _GUIDANCE = 24, 25, 3.0
 """Images of each occupation, and how they are sampled."""
@@ -37,6 +37,11 @@ has learned its own.
 The classifiers read what pictures *show*: hair, beard, lips, grey hair, lines, a colour. That is presentation as a
 classifier perceives it, in drawings. It is nobody's gender, race or age, and the classifiers are of no use on
 photographs of people: do not use them there.
+
+There are two. The one that finetuning listens to is trained on the worst picture within a distance of {radius} around
+each (found by an adversary, Wong et al., 2020), so that its gradient is one of hair, beards and lips. One trained on
+the pictures alone is pleased by smears that nobody would take for a face. The other classifier only measures: it is
+wider, has another seed and sees other variations.
 
 ## Measured
 
@@ -135,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=_GUIDANCE,
         psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
         faces=seen.has_face.mean(), gap=gap, data_gap=data_gap, distance=distance, floor=floor,
-        fair=metrics.fair_floor(options.each, 2),
+        fair=metrics.fair_floor(options.each, 2), radius=ADVERSARY["classifier"],
     )  # fmt: skip
     (options.output / "portraits.md").write_text(page)
     console.print(f"wrote {options.output / 'portraits.md'}")
