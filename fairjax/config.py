@@ -105,7 +105,7 @@ class LossSection(Section):
     )
     factor2: dict[str, float] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
     confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
-    no_face: float = Field(2.0, ge=0, le=1, description="factor1 of images without a face")
+    no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 

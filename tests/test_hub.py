@@ -16,6 +16,10 @@ from fairjax.pipeline import find
 MODEL, COMMIT = "somebody/portraits", "0123456789abcdef0123456789abcdef01234567"
 
 
+def _digest(file, algorithm):
+    return algorithm(file.read_bytes()).hexdigest()
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """What huggingface_hub asks for: the list of a revision's files, their heads, their bytes."""
 
@@ -37,14 +41,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         path = self.path.split("?")[0]
         if path.startswith(f"/api/models/{MODEL}"):
-            files = sorted(str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
-            listing = {"id": MODEL, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}
+            files = sorted(file for file in self.folder.rglob("*") if file.is_file())
+            names = [str(file.relative_to(self.folder)) for file in files]
+            if "/tree/" in path:  # how huggingface_hub 2 lists a revision's files; 1 takes them from the revision
+                listing = [
+                    {"type": "file", "path": name, "size": file.stat().st_size, "oid": _digest(file, hashlib.sha1)}
+                    for name, file in zip(names, files, strict=True)
+                ]
+            else:
+                listing = {"id": MODEL, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             return self._answer(json.dumps(listing).encode(), Content_Type="application/json")
         file = self.folder / path.removeprefix(f"/{MODEL}/resolve/{COMMIT}/")
         if not path.startswith(f"/{MODEL}/resolve/{COMMIT}/") or not file.is_file():
             return self.send_error(404)
         body = file.read_bytes()
-        return self._answer(body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
+        return self._answer(body, ETag=f'"{_digest(file, hashlib.sha256)}"', X_Repo_Commit=COMMIT)
 
     do_HEAD = do_GET
 

@@ -56,7 +56,7 @@ def test_the_solver_is_a_choice_and_ddim_is_diffusers_ddim(pipeline):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     theirs = StableDiffusionPipeline.from_pretrained(find("portraits"), torch_dtype=torch.float32)
-    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False)
     theirs.set_progress_bar_config(disable=True)
     key = image_keys(jax.random.key(5), np.array([[0, 0]]))
     latents = torch.tensor(np.asarray(pipeline.noise(key)).transpose(0, 3, 1, 2))
