@@ -27,9 +27,7 @@ def seconds(run, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5, help="the fastest of this many runs counts")
