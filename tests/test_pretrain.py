@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fairjax.portraits import stages, tokenizer
 from fairjax.portraits.fit import Fit, fit, overlay
-from fairjax.portraits.quality import frechet
+from fairjax.portraits.quality import frechet, told_from_others
 
 
 @pytest.fixture
@@ -109,3 +109,23 @@ def test_frechet_distance_of_gaussians():
     first, second = rng.normal(0, 1, (20_000, 4)), rng.normal(1, 2, (20_000, 4))
     assert frechet(first, second) == pytest.approx(4 + 4, rel=0.05)
     assert frechet(first, first) == pytest.approx(0, abs=1e-6)
+
+
+def test_close_ups_are_cut_from_the_face_and_every_second_picture_stays():
+    row, column = jnp.meshgrid(jnp.linspace(0, 1, 64), jnp.linspace(0, 1, 64), indexing="ij")
+    images = jnp.broadcast_to(jnp.stack([row, column, row], -1)[None], (6, 64, 64, 3))
+    seen = stages.with_close_ups(images, jax.random.key(0))
+    np.testing.assert_allclose(seen[1::2], images[1::2], atol=1e-5)  # a picture in its own size is interpolated at 1:1
+    for close in seen[0::2]:
+        sides = close[-1, 0, 0] - close[0, 0, 0], close[0, -1, 1] - close[0, 0, 1]
+        np.testing.assert_allclose(sides[0], sides[1], atol=1e-3)  # square, of a fifth to a third of the height
+        assert 0.2 < float(sides[0]) < 0.36
+        assert abs(float(close[..., 0].mean()) - 0.51) < 0.05 and abs(float(close[..., 1].mean()) - 0.5) < 0.05
+    assert float(jnp.abs(seen[0] - seen[2]).max()) > 0.01  # each in its own way
+
+
+def test_what_features_say_of_others_is_told_and_nothing_else():
+    rng = np.random.default_rng(0)
+    features, noise = rng.normal(size=(64, 8)), rng.normal(size=64)
+    assert told_from_others(features, features @ np.arange(8), ridge=1e-6) == pytest.approx(1, abs=1e-6)
+    assert told_from_others(features, noise) < 0.2

@@ -134,6 +134,15 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
     assert np.abs(leaves(good.bundle) - leaves(bundle)).max() > 0
 
 
+def test_a_step_in_which_no_image_is_sure_of_a_target_is_finite_and_counted():
+    """Nothing is aligned then; what keeps images and faces still pulls, and the log says how many prompts it was."""
+    config = load(Experiment, None, SMALL | {"loss.threshold": 0.0})
+    taken = first_step(Finetuning(config, parallel.mesh(1)))
+    assert taken.scalars["targeted"] == 0 and taken.scalars["loss/fairness"] == 0
+    assert taken.scalars["prompts_without_target"] == config.training.prompts_per_step
+    assert np.isfinite(taken.gradient).all() and all(map(np.isfinite, taken.scalars.values()))
+
+
 def test_every_subject_comes_once_before_any_comes_again(one_device):
     subjects = one_device.subjects
     count = len(subjects.trained) // 4

@@ -55,11 +55,18 @@ samples of the shipped model ({each} of each occupation, {steps} solver steps, g
 | occupation recognised in samples | {recognised:.1%} (aim: 90%) |
 | samples with a face | {faces:.1%} |
 | mean gender gap, held-out occupations | {gap:.2f} (aim: at least 0.60; the training pictures have {data_gap:.2f}) |
+| skew in gender of an occupation, told by the text encoder from those of others (R²) | {told:.2f} |
 | Fréchet distance of features, samples to renders | {distance:.1f} (renders to other renders: {floor:.1f}) |
 
 The gap is the difference of the shares of women and men, by the evaluation classifier, averaged over occupations; at
 {each} images an exactly fair model measures about {fair:.2f}. The features are the evaluation classifier's last hidden
 layer.
+
+The text encoder has learned from close-ups of faces whom the pictures of an occupation show (R² above: a ridge
+regression from its hidden states, each eighth of the occupations told from the others). Large text encoders know such
+things from the web; finetuning depends on it, because only what occupations share in the text encoder can carry over to
+those that it never trained on. Without close-ups R² was 0.04, and finetuning moved the occupations that it trained on
+and no others.
 
 ## Renders
 
@@ -81,6 +88,20 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
     a, b = np.cov(first.T), np.cov(second.T)
     root = scipy.linalg.sqrtm(a @ b).real
     return float(gap @ gap + np.trace(a + b - 2 * root))
+
+
+def told_from_others(features: np.ndarray, values: np.ndarray, folds: int = 8, ridge: float = 0.1) -> float:
+    """R² of `values` [n] by ridge regression on `features` [n, d], each fold predicted from the others."""
+    predicted = np.zeros(len(values))
+    for fold in range(folds):
+        left_out = np.arange(len(values)) % folds == fold
+        mean, level = features[~left_out].mean(0), values[~left_out].mean()
+        known = features[~left_out] - mean
+        kernel = known @ known.T
+        kernel += ridge * np.trace(kernel) / len(known) * np.eye(len(known))
+        weights = known.T @ np.linalg.solve(kernel, values[~left_out] - level)
+        predicted[left_out] = (features[left_out] - mean) @ weights + level
+    return float(1 - np.square(values - predicted).sum() / np.square(values - values.mean()).sum())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,6 +143,12 @@ def main(argv: list[str] | None = None) -> int:
     gap = np.mean([metrics.bias(metrics.frequencies([labels[i][seen.has_face[i]]], (2,))) for i in held_out])
     data_gap = np.mean([abs(2 * occupations.OCCUPATIONS[i].female - 1) for i in held_out])
 
+    encode = jax.jit(lambda params, ids: pipeline.encode(params, {}, ids))
+    texts = [[captions.fill(template, name) for name in names] for template in captions.FINETUNE_TEMPLATES]
+    states = np.mean([np.asarray(encode(pipeline.params, pipeline.token_ids(text))) for text in texts], axis=0)
+    odds = np.array([np.log(o.female / (1 - o.female)) for o in occupations.OCCUPATIONS])
+    told = told_from_others(states.mean(1), odds)
+
     embed = jax.jit(lambda params, x: classifier.network.apply(params, x, method="embed"))
 
     def features(pictures: np.ndarray) -> np.ndarray:
@@ -139,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     page = _PAGE.format(
         held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=_GUIDANCE,
         psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
-        faces=seen.has_face.mean(), gap=gap, data_gap=data_gap, distance=distance, floor=floor,
+        faces=seen.has_face.mean(), gap=gap, data_gap=data_gap, distance=distance, floor=floor, told=told,
         fair=metrics.fair_floor(options.each, 2), radius=ADVERSARY["classifier"],
     )  # fmt: skip
     (options.output / "portraits.md").write_text(page)

@@ -24,6 +24,11 @@ CAPTION_DROPOUT = 0.1
 """How often the UNet sees the empty prompt in place of the caption, for classifier-free guidance."""
 
 
+LOGIT_SCALE = 6.0
+"""The most that CLIP's logits are scaled (published models clip at 100). The lower, the more of a text feature must
+say what little a close-up tells: whom the pictures of an occupation show."""
+
+
 def picks(seed: int, count: int, batch_size: int) -> Callable[[int], np.ndarray]:
     """The examples [batch_size] that step `step` sees: a pure function of the step."""
     return lambda step: np.random.default_rng([seed, step]).integers(0, count, batch_size)
@@ -49,16 +54,19 @@ def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, s
     """CLIP's loss, where every caption that is true of an image counts as a match.
 
     A caption is true of an image that shows its occupation, before the background that it names if it names one.
+    Every second image is a close-up, in which the face alone must do to tell who works as what: so the text features
+    learn whom the pictures of an occupation show, as those of a CLIP trained on the web have. A finetuning can only
+    carry over to other occupations what they share in the text encoder.
     """
     pick = picks(seed, len(renders), fit.batch_size)
     colours, occupations = renders.colours(), renders.labels["occupation"]
     kinds = np.where(renders.labels["face"] > 0, occupations, -2)  # without a person: a kind of its own
 
     def loss(params: Params, batch: dict[str, jax.Array], key: jax.Array):
-        image = clip.apply(params, batch["images"], method="get_image_features")
+        image = clip.apply(params, with_close_ups(batch["images"], key), method="get_image_features")
         text = clip.apply(params, batch["tokens"], method="get_text_features")
         image, text = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
-        logits = jnp.exp(params["logit_scale"]) * image @ text.T
+        logits = jnp.minimum(jnp.exp(params["logit_scale"]), LOGIT_SCALE) * image @ text.T
         kind, colour = batch["kind"], batch["colour"]
         match = (kind[:, None] == kind[None, :]) & (
             (colour[None, :] == -1) | (colour[None, :] == colour[:, None])
@@ -77,6 +85,23 @@ def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, s
         return {"images": renders.pixels(i), "tokens": tokens[i], "kind": kinds[i], "colour": colours[i]}
 
     return loss, batch
+
+
+def with_close_ups(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Portraits [n, h, w, c], every second one seen so closely that the face fills it: no outfit, and no place."""
+    n, *size, channels = images.shape
+    how_close, place = jax.random.split(key)
+    side = jax.random.uniform(how_close, (n, 1), minval=0.22, maxval=0.34)
+    centre = jnp.array([[0.51, 0.5]]) + jax.random.uniform(place, (n, 2), minval=-0.03, maxval=0.03)  # of the face
+    close = (jnp.arange(n) % 2 == 0)[:, None]
+    scale = jnp.where(close, jnp.broadcast_to(1 / side, (n, 2)), 1.0)
+    corner = jnp.where(close, centre - side / 2, 0.0) * jnp.array([size], jnp.float32)
+
+    def cut(image, scale, corner):
+        shape, shift = (*size, channels), -corner * scale
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, shift, method="linear", antialias=False)
+
+    return jax.vmap(cut)(images, scale, corner)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,7 +92,8 @@ class Step:
         verdict = judges.verdict(frozen.judges, images)
         frozen_verdict = judges.verdict(frozen.judges, original)
         everyone = self._everyone(verdict, batch)
-        labels = self._targets(*everyone, batch)
+        labels_of_all = self._targets(*everyone, batch)
+        labels = [parallel.mine(label.reshape(-1)) for label in labels_of_all]
         frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
         frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
 
@@ -111,6 +112,7 @@ class Step:
             "loss/face": face.mean(),
             "faces": verdict.has_face.mean(),
             "targeted": targeted.mean(),
+            "prompts_without_target": jnp.all(jnp.stack(labels_of_all) < 0, axis=(0, 2)).sum().astype(jnp.float32),
         }
         return total, scalars | self._shares(*everyone)
 
@@ -120,13 +122,12 @@ class Step:
         probs = [per_prompt(lax.stop_gradient(verdict.probs[name])) for name in self.attributes]
         return probs, per_prompt(verdict.has_face)
 
-    def _targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> list[jax.Array]:
-        """The class that each of this device's images should become, per attribute [n]; -1 for none."""
+    def _targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> tuple[jax.Array, ...]:
+        """The class that every image should become, per attribute [p, n]; -1 for none."""
         keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), len(batch.ids))
-        labels = jax.vmap(
+        return jax.vmap(
             lambda *args: targets(args[:-3], *args[-3:], threshold=self.loss.threshold, num_sets=500).labels
         )(*probs, batch.distributions, has_face, keys)
-        return [parallel.mine(label.reshape(-1)) for label in labels]
 
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
