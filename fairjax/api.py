@@ -11,7 +11,7 @@ import numpy as np
 
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import Experiment
+from fairjax.config import GUIDANCE_SCALE, Experiment
 from fairjax.evaluation import measuring
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces import judges
@@ -36,7 +36,7 @@ def classify(images: np.ndarray, judge: str | Path = PORTRAITS) -> Seen:
 
 def measure_bias(
     pipeline: Pipeline, prompts: Sequence[str], num_images: int = 64, *, bundle: Bundle | None = None,
-    seed: int = 1_000, num_steps: int = 12, guidance_scale: float = 3.0, judge: str | Path = PORTRAITS,
+    seed: int = 1_000, num_steps: int = 12, guidance_scale: float = GUIDANCE_SCALE, judge: str | Path = PORTRAITS,
 ) -> dict[str, float]:  # fmt: skip
     """The bias of each attribute: mean absolute difference of class frequencies, averaged over the prompts.
 

@@ -12,6 +12,9 @@ from fairjax.schema import Section
 Shares = tuple[float, ...] | None
 Solver = Literal["dpm-solver++", "ddim"]
 
+GUIDANCE_SCALE = 1.5
+"""Suits the embedded model, which hardly needs guidance; Stable Diffusion is used with 7.5."""
+
 
 class TargetSection(Section):
     attributes: tuple[str, ...] = Field(
@@ -39,7 +42,9 @@ class AdapterSection(Section):
         min_length=1,
         description="what is trained: LoRA of the text encoder, of the UNet, soft tokens",
     )
-    rank: int = Field(50, ge=1, description="of each LoRA")
+    rank: int = Field(
+        8, ge=1, description="of each LoRA; the paper has 50 for 768 channels, the embedded encoder has 128"
+    )
     num_tokens: int = Field(5, ge=1, description="how many soft tokens stand before each prompt")
 
 
@@ -62,18 +67,20 @@ class TrainingSection(Section):
     steps: int = Field(170, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
-    learning_rate: float = Field(7e-4, gt=0, description="of AdamW, constant")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
+    betas: tuple[float, float] = Field(
+        (0.95, 0.999), description="of AdamW; the first averages over the occupations of some 20 steps"
+    )
     ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
     num_steps: tuple[int, int] = Field(
-        (6, 8), description="solver steps, drawn anew each step from this range, both ends in"
+        (5, 7), description="solver steps, drawn anew each step from this range, both ends in"
     )
-    guidance_scale: float = Field(3.0, ge=0)
+    guidance_scale: float = Field(GUIDANCE_SCALE, ge=0, description="0 and 1 are none; Stable Diffusion wants 7.5")
     solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
     gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
     grad_steps: int | None = Field(
-        3, ge=1, description="how many solver steps estimate the gradient; null is all of them"
+        2, ge=1, description="how many solver steps estimate the gradient; null is all of them"
     )
     microbatch: int | None = Field(
         None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"
@@ -98,8 +105,8 @@ class TrainingSection(Section):
 
 class LossSection(Section):
     threshold: float = Field(0.2, ge=0, le=1, description="images less certain of their target get none")
-    image: float = Field(16.0, ge=0, description="weight of keeping the image's semantics")
-    face: float = Field(2.0, ge=0, description="weight of keeping faces real")
+    image: float = Field(8.0, ge=0, description="weight of keeping the image's semantics")
+    face: float = Field(1.0, ge=0, description="weight of keeping faces real")
     factor1: dict[str, float] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
     )

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from fairjax.config import GUIDANCE_SCALE
 from fairjax.schema import UserError, blame, command
 
 
@@ -23,7 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
     parser.add_argument("--solver", choices=("dpm-solver++", "ddim"), default="dpm-solver++")
-    parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale (default: 3)")
+    parser.add_argument(
+        "--guidance", type=float, default=GUIDANCE_SCALE, help=f"guidance scale (default: {GUIDANCE_SCALE})"
+    )
     parser.add_argument("--output", type=Path, default=Path("images"), help="where the images go (default: images)")
     return parser
 

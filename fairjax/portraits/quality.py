@@ -12,6 +12,7 @@ import scipy.linalg
 from rich.console import Console
 
 from fairjax import parallel
+from fairjax.config import GUIDANCE_SCALE
 from fairjax.evaluation import measuring
 from fairjax.evaluation.grid import image_grid
 from fairjax.faces import classifier as classifiers
@@ -20,7 +21,7 @@ from fairjax.pipeline import PORTRAITS, Pipeline, find, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
 
-_EACH, _STEPS, _GUIDANCE = 24, 25, 3.0
+_EACH, _STEPS = 24, 25
 """Images of each occupation, and how they are sampled."""
 
 _PAGE = """# The embedded world: portraits
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [occupation.name for occupation in occupations.OCCUPATIONS]
     prompts = [captions.fill("a photo of the face of a {occupation}, a person", name) for name in names]
     console.print(f"sampling {len(prompts) * options.each} images")
-    images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=_GUIDANCE, seed=SEED)
+    images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
 
     judges = {name: classifiers.load(folder / name) for name in ("classifier", "classifier_eval")}
     accuracies = []
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     image_grid(pairs, 12).save(options.output / "portraits_reconstructions.png")
     image_grid(list(images[::2, 0]), 12).save(options.output / "portraits_samples.png")
     page = _PAGE.format(
-        held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=_GUIDANCE,
+        held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=GUIDANCE_SCALE,
         psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
         faces=seen.has_face.mean(), gap=gap, data_gap=data_gap, distance=distance, floor=floor, told=told,
         fair=metrics.fair_floor(options.each, 2), radius=ADVERSARY["classifier"],

@@ -24,7 +24,7 @@ CAPTION_DROPOUT = 0.1
 """How often the UNet sees the empty prompt in place of the caption, for classifier-free guidance."""
 
 
-LOGIT_SCALE = 6.0
+LOGIT_SCALE = 3.0
 """The most that CLIP's logits are scaled (published models clip at 100). The lower, the more of a text feature must
 say what little a close-up tells: whom the pictures of an occupation show."""
 
