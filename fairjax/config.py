@@ -12,7 +12,7 @@ from fairjax.schema import Section
 Shares = tuple[float, ...] | None
 Solver = Literal["dpm-solver++", "ddim"]
 
-GUIDANCE_SCALE = 1.5
+GUIDANCE_SCALE = 2.0
 """Suits the embedded model, which hardly needs guidance; Stable Diffusion is used with 7.5."""
 
 
@@ -64,7 +64,7 @@ class PromptSection(Section):
 
 
 class TrainingSection(Section):
-    steps: int = Field(170, ge=1, description="optimizer steps")
+    steps: int = Field(260, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
