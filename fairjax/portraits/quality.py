@@ -66,8 +66,8 @@ layer.
 The text encoder has learned from close-ups of faces whom the pictures of an occupation show (R² above: a ridge
 regression from its hidden states, each eighth of the occupations told from the others). Large text encoders know such
 things from the web; finetuning depends on it, because only what occupations share in the text encoder can carry over to
-those that it never trained on. Without close-ups R² was below 0, and 120 steps of finetuning took the gap of occupations
-that they trained on from 0.63 to 0.40, and that of others from 0.76 to 0.72.
+those that it never trained on. Without close-ups R² was below 0, and 120 steps of finetuning took the gap of the
+occupations trained on from 0.63 to 0.40, and that of others from 0.76 to 0.72.
 
 ## Renders
 
