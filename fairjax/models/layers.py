@@ -40,7 +40,8 @@ class GroupNorm(nnx.Module):
     """PyTorch's group normalisation of images, with its two-pass variance, in float32 throughout.
 
     Statistics are taken by channel and then joined by group, so that no image is ever laid out as [..., groups,
-    channels / groups]: with few channels a group, that is what XLA makes five to ten times as slow on a CPU.
+    channels / groups]: with few channels a group, XLA is several times as slow at that on a CPU
+    (`benchmarks/group_norm.py`).
     """
 
     def __init__(self, channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None):
