@@ -66,10 +66,6 @@ class GroupNorm(nnx.Module):
         return jnp.repeat(by_group, channels // self.groups, axis=-1)[:, None, None, :]
 
 
-def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None) -> GroupNorm:
-    return GroupNorm(channels, groups, epsilon, rngs=rngs, dtype=dtype)
-
-
 class Identity(nnx.Module):
     """Holds the place of a dropout, so that the layers after it keep their PyTorch index."""
 
@@ -83,11 +79,11 @@ class ResnetBlock2D(nnx.Module):
     def __init__(self, inputs: int, outputs: int, *, groups: int, epsilon: float, activation: str, rngs: nnx.Rngs,
                  time_channels: int | None = None, output_scale: float = 1.0, dtype: Dtype = None):  # fmt: skip
         self.activation, self.output_scale = activation, output_scale
-        self.norm1 = group_norm(inputs, groups, epsilon, rngs=rngs, dtype=dtype)
+        self.norm1 = GroupNorm(inputs, groups, epsilon, rngs=rngs, dtype=dtype)
         self.conv1 = conv(inputs, outputs, 3, rngs=rngs, dtype=dtype)
         if time_channels is not None:
             self.time_emb_proj = nnx.Linear(time_channels, outputs, dtype=dtype, rngs=rngs)
-        self.norm2 = group_norm(outputs, groups, epsilon, rngs=rngs, dtype=dtype)
+        self.norm2 = GroupNorm(outputs, groups, epsilon, rngs=rngs, dtype=dtype)
         self.conv2 = conv(outputs, outputs, 3, rngs=rngs, dtype=dtype)
         if inputs != outputs:
             self.conv_shortcut = conv(inputs, outputs, 1, rngs=rngs, dtype=dtype)

@@ -19,11 +19,11 @@ from fairjax.models.layers import (
     Attention,
     Downsample2D,
     Dtype,
+    GroupNorm,
     Identity,
     ResnetBlock2D,
     Upsample2D,
     conv,
-    group_norm,
 )
 
 _ONLY = {
@@ -160,7 +160,7 @@ class BasicTransformerBlock(nnx.Module):
 class Transformer2DModel(nnx.Module):
     def __init__(self, config: UNetConfig, channels: int, heads: int, context_channels: int, depth: int, *,
                  rngs: nnx.Rngs, dtype: Dtype):  # fmt: skip
-        self.norm = group_norm(channels, config.norm_num_groups, 1e-6, rngs=rngs, dtype=dtype)
+        self.norm = GroupNorm(channels, config.norm_num_groups, 1e-6, rngs=rngs, dtype=dtype)
         project = (
             (lambda: nnx.Linear(channels, channels, dtype=dtype, rngs=rngs))
             if config.use_linear_projection
@@ -251,7 +251,7 @@ class UNet2DConditionModel(nnx.Module):
             self.up_blocks.append(Block(config, stage, inputs, attends=kind.startswith("CrossAttn"),
                                         sampler=sampler, samplers="upsamplers", **common))  # fmt: skip
 
-        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **common)
+        self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, config.norm_eps, **common)
         self.conv_out = conv(channels[0], config.out_channels, 3, **common)
 
     def __call__(self, latents: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array) -> jax.Array:

@@ -16,10 +16,10 @@ from fairjax.models.layers import (
     Attention,
     Downsample2D,
     Dtype,
+    GroupNorm,
     ResnetBlock2D,
     Upsample2D,
     conv,
-    group_norm,
 )
 
 _EPSILON = 1e-6
@@ -89,7 +89,7 @@ class VAEAttention(Attention):
 
     def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Dtype):
         super().__init__(channels, 1, bias=True, rngs=rngs, dtype=dtype)
-        self.group_norm = group_norm(channels, groups, _EPSILON, rngs=rngs, dtype=dtype)
+        self.group_norm = GroupNorm(channels, groups, _EPSILON, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         b, h, w, c = x.shape
@@ -134,7 +134,7 @@ class Encoder(nnx.Module):
             sampler = {} if last else {"downsamplers": Downsample2D(width, 0, **common)}
             self.down_blocks.append(Block(config, [before] + [width] * config.layers_per_block, **common, **sampler))
         self.mid_block = Block(config, [channels[-1]] * 3, attends=config.mid_block_add_attention, **common)
-        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPSILON, **common)
+        self.conv_norm_out = GroupNorm(channels[-1], config.norm_num_groups, _EPSILON, **common)
         self.conv_out = conv(channels[-1], 2 * config.latent_channels, 3, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,7 +157,7 @@ class Decoder(nnx.Module):
             sampler = {} if last else {"upsamplers": Upsample2D(width, **common)}
             widths = [before] + [width] * (config.layers_per_block + 1)
             self.up_blocks.append(Block(config, widths, **common, **sampler))
-        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPSILON, **common)
+        self.conv_norm_out = GroupNorm(channels[-1], config.norm_num_groups, _EPSILON, **common)
         self.conv_out = conv(channels[-1], config.out_channels, 3, **common)
 
     def __call__(self, z: jax.Array) -> jax.Array:

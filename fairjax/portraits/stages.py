@@ -25,7 +25,7 @@ CAPTION_DROPOUT = 0.1
 
 
 LOGIT_SCALE = 3.0
-"""The most that CLIP's logits are scaled (published models clip at 100). The lower, the more of a text feature must
+"""What CLIP's logits are scaled by; published models learn it, up to 100. The lower, the more of a text feature must
 say what little a close-up tells: whom the pictures of an occupation show."""
 
 
@@ -66,7 +66,7 @@ def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, s
         image = clip.apply(params, with_close_ups(batch["images"], key), method="get_image_features")
         text = clip.apply(params, batch["tokens"], method="get_text_features")
         image, text = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
-        logits = jnp.minimum(jnp.exp(params["logit_scale"]), LOGIT_SCALE) * image @ text.T
+        logits = LOGIT_SCALE * image @ text.T
         kind, colour = batch["kind"], batch["colour"]
         match = (kind[:, None] == kind[None, :]) & (
             (colour[None, :] == -1) | (colour[None, :] == colour[:, None])
