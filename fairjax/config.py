@@ -12,8 +12,8 @@ from fairjax.schema import Section
 Shares = tuple[float, ...] | None
 Solver = Literal["dpm-solver++", "ddim"]
 
-GUIDANCE_SCALE = 2.0
-"""Suits the embedded model, which hardly needs guidance; Stable Diffusion is used with 7.5."""
+GUIDANCE_SCALE = 1.0
+"""None: the embedded model draws each occupation without, at half the cost. Stable Diffusion is used with 7.5."""
 
 
 class TargetSection(Section):
@@ -64,10 +64,10 @@ class PromptSection(Section):
 
 
 class TrainingSection(Section):
-    steps: int = Field(260, ge=1, description="optimizer steps")
+    steps: int = Field(450, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = Field(
         (0.95, 0.999), description="of AdamW; the first averages over the occupations of some 20 steps"

@@ -55,6 +55,7 @@ samples of the shipped model ({each} of each occupation, {steps} solver steps, g
 {accuracies}
 | occupation recognised in samples | {recognised:.1%} (aim: 90%) |
 | samples with a face | {faces:.1%} |
+| samples whose gender both classifiers see alike | {alike:.1%} |
 | mean gender gap, held-out occupations | {gap:.2f} (aim: at least 0.60; the training pictures have {data_gap:.2f}) |
 | skew in gender of an occupation, told by the text encoder from those of others (R²) | {told:.2f} |
 | Fréchet distance of features, samples to renders | {distance:.1f} (renders to other renders: {floor:.1f}) |
@@ -136,8 +137,10 @@ def main(argv: list[str] | None = None) -> int:
         for attribute, probs in seen.probs.items():
             right = (probs[0].argmax(-1) == rows[attribute])[face].mean()
             accuracies.append(f"| {name}: {attribute.replace('_', ' ')} | {right:.1%} (aim: 98%) |")
+    followed = measuring.classify(*judges["classifier"], images)
     classifier, params = judges["classifier_eval"]
     seen = measuring.classify(classifier, params, images)
+    alike = (followed.probs["gender"].argmax(-1) == seen.probs["gender"].argmax(-1)).mean()
     recognised = (seen.recognised == np.arange(len(names))[:, None]).mean()
     held_out = [index for index, name in enumerate(names) if name in occupations.HELD_OUT]
     labels = seen.probs["gender"].argmax(-1)
@@ -167,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     page = _PAGE.format(
         held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=GUIDANCE_SCALE,
         psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
-        faces=seen.has_face.mean(), gap=gap, data_gap=data_gap, distance=distance, floor=floor, told=told,
+        faces=seen.has_face.mean(), alike=alike, gap=gap, data_gap=data_gap, distance=distance, floor=floor, told=told,
         fair=metrics.fair_floor(options.each, 2), radius=ADVERSARY["classifier"],
     )  # fmt: skip
     (options.output / "portraits.md").write_text(page)
