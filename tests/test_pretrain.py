@@ -2,13 +2,17 @@
 
 import json
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from diffusers.training_utils import compute_snr
 from rich.console import Console
 
-from fairjax.portraits import stages, tokenizer
+from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.portraits import recipe, stages, tokenizer
 from fairjax.portraits.fit import Fit, fit, overlay
 from fairjax.portraits.quality import frechet, told_from_others
 
@@ -122,6 +126,28 @@ def test_close_ups_are_cut_from_the_face_and_every_second_picture_stays():
         assert 0.2 < float(sides[0]) < 0.36
         assert abs(float(close[..., 0].mean()) - 0.51) < 0.05 and abs(float(close[..., 1].mean()) - 0.5) < 0.05
     assert float(jnp.abs(seen[0] - seen[2]).max()) > 0.01  # each in its own way
+
+
+def test_the_denoiser_counts_errors_by_the_min_snr_weights():
+    """Of a network that predicts no noise at all timesteps once: the mean weight, by diffusers' signal-to-noise."""
+
+    class Silent:
+        def apply(self, params, noisy, timesteps, context):
+            return jnp.zeros_like(noisy)
+
+    schedule = NoiseSchedule.from_dict(recipe.SCHEDULER)
+    latents = stages.Latents(np.zeros((1_000, 8, 8, 4), np.float32), np.ones((1_000, 8, 8, 4), np.float32))
+    plan = Fit(steps=1, batch_size=1_000, learning_rate=0.0)
+    captions = np.zeros(1_000, int)
+    loss, batch = stages.denoiser(Silent(), latents, np.zeros((1, 3, 5), np.float32), captions, 0, schedule, plan, 0)
+    weighted, (shown, _) = loss({}, batch(0), jax.random.key(0))
+
+    scheduler = diffusers.DDPMScheduler.from_config(recipe.SCHEDULER)
+    snr = compute_snr(scheduler, torch.arange(1_000))
+    expected = (torch.clamp(snr, max=5.0) / snr).mean()
+    # both within the sampling error of the squared noise: 256 draws of each timestep
+    assert float(weighted) == pytest.approx(float(expected), rel=0.02) and expected < 0.95
+    assert float(shown["error"]) == pytest.approx(1, rel=0.02)
 
 
 def test_what_features_say_of_others_is_told_and_nothing_else():

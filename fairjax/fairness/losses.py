@@ -124,8 +124,9 @@ def realism_target(
 
     The frozen image's face where that has the target class with at least this confidence in every attribute,
     else a real face of the bank: the one nearest to the image's own, as in the paper; or, where the bank says what
-    its faces show, the one of the target classes that is nearest to the frozen image's face. That one stays the same
-    while the image changes, and does not hold back the change that is asked for.
+    its faces show and the image has a target in every attribute, the one of the target classes that is nearest to
+    the frozen image's face. That one stays the same while the image changes, and does not hold back the change that
+    is asked for. An image without a target keeps to the paper's: the frozen face would pull it back to what it was.
 
     Args:
         embeddings, frozen_embeddings: [N, d], faces of the finetuned and of the frozen model's images.
@@ -142,7 +143,9 @@ def realism_target(
         found = nearest(embeddings, bank)
     else:
         allowed = jnp.ones((embeddings.shape[0], bank.shape[0]), bool)
+        targeted = jnp.ones(embeddings.shape[0], bool)
         for label, real in zip(labels, bank_labels, strict=True):
             allowed &= (label[:, None] < 0) | (label[:, None] == real[None, :])
-        found = nearest(frozen_embeddings, bank, allowed)
+            targeted &= label >= 0
+        found = nearest(jnp.where(targeted[:, None], frozen_embeddings, embeddings), bank, allowed)
     return jax.lax.stop_gradient(jnp.where(keep[:, None], normalise(frozen_embeddings), found))

@@ -30,7 +30,7 @@ say what little a close-up tells: whom the pictures of an occupation show."""
 
 
 MAX_SNR = 5.0
-"""Signal-to-noise ratio from which the denoiser's loss stops to grow in importance (Hang et al., 2023, gamma)."""
+"""The signal-to-noise ratio from which less noise counts less in the denoiser's loss (Hang et al., 2023, gamma)."""
 
 
 def picks(seed: int, count: int, batch_size: int) -> Callable[[int], np.ndarray]:
@@ -127,8 +127,8 @@ def denoiser(
 ) -> tuple[Loss, Batch]:  # fmt: skip
     """Denoising score matching: the error of the predicted noise at random timesteps (Ho et al. 2020, eq. 14).
 
-    The error counts by min(SNR, `MAX_SNR`) / SNR (Hang et al., 2023, eq. 8), or the last grain of the latents would be
-    most of what a short training learns, and hair and faces, which are decided in more noise, would stay soft.
+    The error counts by min(SNR, `MAX_SNR`) / SNR (Hang et al., 2023, eq. 8): the last grain of the latents less than
+    what is decided in more noise.
 
     Args:
         contexts: [distinct captions, tokens, channels], the text encoder's hidden states.
