@@ -103,9 +103,11 @@ def fit(
         shown, since, metrics = time.monotonic(), start, {}
         for step in range(start, plan.steps):
             state, new_metrics = update(state, step, parallel.share_out(batch(step), mesh))
-            # the metrics of the step before are fetched while this one runs
+            # The step before ends while this one waits its turn: with more of them under way, devices that XLA
+            # simulates on few cores can starve each other in a collective.
+            jax.block_until_ready(metrics)
             if time.monotonic() - shown > 10 or step + 1 == plan.steps:
-                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())  # waits for the step before
+                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())  # of the step before
                 speed = (step + 1 - since) * plan.batch_size / (time.monotonic() - shown)
                 text += f"  {speed:.0f} images/s"
                 progress.update(task, completed=step + 1, note=text)
