@@ -6,8 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fairjax import schema
-from fairjax.config import Experiment
+from fairjax.config import ADAPTER, CONFIG, Experiment
 from fairjax.schema import UserError, command, parse
 
 
@@ -15,35 +14,39 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="DIR", type=Path, help="a run folder or an adapter folder (needed)")
 
 
+def configure(argv: list[str]) -> tuple[Experiment, Path]:
+    """The configuration and the adapter that a command line asks for.
+
+    Without `--config`, the configuration of the run that the adapter is of stands in. Results go beside the adapter,
+    into a folder of this evaluation's own, unless `--output` says otherwise: never into that of a training.
+    """
+    config, options = parse(Experiment, argv, "eval.py", __doc__, _options, lambda options: _run(options.adapter))
+    adapter = options.adapter
+    if adapter is None:
+        raise UserError("--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder")
+    if "output" not in options.given:
+        run = _run(adapter)
+        folder = run.parent if run else adapter if adapter.is_dir() else adapter.parent
+        config = config.model_copy(update={"output": str(folder / f"evaluation-{config.evaluation.seed}")})
+    return config, adapter
+
+
+def _run(adapter: Path | None) -> Path | None:
+    """The configuration of the run that an adapter is of, if it lies in one."""
+    places = [] if adapter is None else [adapter, adapter.parent] if adapter.name == ADAPTER else [adapter]
+    return next((place / CONFIG for place in places if (place / CONFIG).is_file()), None)
+
+
 @command
 def main(argv: list[str]) -> None:
-    config, options = parse(Experiment, _with_the_runs_own(argv), "eval.py", __doc__, _options)
-    if options.adapter is None:
-        raise UserError("--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder")
+    config, adapter = configure(argv)
     from rich.console import Console
 
     from fairjax import parallel
     from fairjax.evaluation.run import evaluate
 
     parallel.split_cpu()
-    evaluate(config, options.adapter, Console())
-
-
-def _with_the_runs_own(argv: list[str]) -> list[str]:
-    """A run folder knows its configuration: it stands in where no `--config` is given."""
-    if "--config" in argv or "--adapter" not in argv[:-1]:
-        return argv
-    adapter = Path(argv[argv.index("--adapter") + 1])
-    kept = adapter / "config.yaml"
-    if not kept.is_file():
-        return argv
-    argv = ["--config", str(kept), *argv]
-    if "--output" not in argv:
-        seed = schema.load(Experiment, kept).evaluation.seed
-        if "--evaluation.seed" in argv[:-1]:
-            seed = argv[argv.index("--evaluation.seed") + 1]
-        argv += ["--output", str(adapter / f"evaluation-{seed}")]
-    return argv
+    evaluate(config, adapter, Console())
 
 
 if __name__ == "__main__":

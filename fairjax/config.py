@@ -12,6 +12,9 @@ from fairjax.schema import Section
 Shares = tuple[float, ...] | None
 Solver = Literal["dpm-solver++", "ddim"]
 
+CONFIG, ADAPTER = "config.yaml", "adapter"
+"""What a run folder calls its configuration and the folder of its adapter."""
+
 GUIDANCE_SCALE = 1.0
 """None: the embedded model draws each occupation without, at half the cost. Stable Diffusion is used with 7.5."""
 
@@ -28,6 +31,11 @@ class TargetSection(Section):
         description="instead: probabilities by attribute, independent of each other; attributes left out are uniform",
     )
     prompts: dict[str, tuple[float, ...]] = Field({}, description="other distributions of single subjects, by subject")
+    cost_weights: dict[str, tuple[tuple[float, ...], ...]] = Field(
+        {},
+        description="by attribute, a row for each class to reach: weights of the class probabilities in the distance "
+        "to it; {age: [[1, 1], [2, 1]]} counts what is young twice on the way to old",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> TargetSection:

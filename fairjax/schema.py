@@ -196,14 +196,17 @@ def parse(
     prog: str,
     description: str,
     extra: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    config_of: Callable[[argparse.Namespace], Path | None] = lambda options: None,
 ) -> tuple[Schema, argparse.Namespace]:
     """Reads a command line: `--config FILE`, then any values of the schema, which win over the file's.
 
     Args:
         extra: adds the program's own options to the parser.
+        config_of: the file to read where the command line names none, by the program's own options.
 
     Returns:
-        The configuration, and the values of the program's own options.
+        The configuration, and the values of the program's own options; `given` among them holds the names of the
+        fields that the command line sets.
     """
     parser = _Parser(
         prog=prog,
@@ -222,7 +225,8 @@ def parse(
 
     given, leaves = vars(namespace), _leaves(schema)
     overrides = {name: _from_text(name, given.pop(name), leaves[name].annotation) for name in leaves if name in given}
-    return load(schema, given.pop("config"), overrides), namespace
+    namespace.given = frozenset(overrides)
+    return load(schema, given.pop("config") or config_of(namespace), overrides), namespace
 
 
 def _unknown_argument(argument: str, options: list[str]) -> str:

@@ -44,6 +44,8 @@ def test_every_shipped_experiment_can_start(path):
         (train_program, ["--target.distribution", "[0.5, 0.6]"], "sums to 1.1"),
         (train_program, ["--target.attributes", "[race]"], "no attribute 'race'"),
         (train_program, ["--target.marginals", "{age: [0.5, 0.5]}"], "'age' is not among target.attributes"),
+        (train_program, ["--target.cost_weights", "{age: [[1, 1], [2, 1]]}"], "cost_weights: 'age' is not among"),
+        (train_program, ["--target.cost_weights", "{gender: [[1, 1]]}"], "gender = [[1.0, 1.0]] should be 2 rows"),
         (train_program, ["--model", "nowhere/at/all"], "model = 'nowhere/at/all': no such folder"),
         (train_program, ["--config", "nowhere.yaml"], "nowhere.yaml"),
         (train_program, ["--training.gradient", "steepest"], "must be adjusted, uniform, exact or truncated:K"),
@@ -65,6 +67,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(program, arguments, message, caps
     assert error.count("\n") == 1 and error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "run").exists()  # nothing is left behind
+
+
+def test_an_evaluation_never_lands_in_a_trainings_folder(tmp_path):
+    """However the adapter, the seed and the folder are written, and wherever the configuration comes from."""
+    run, bare, other = tmp_path / "run", tmp_path / "bare", tmp_path / "other.yaml"
+    (run / "adapter").mkdir(parents=True)
+    bare.mkdir()
+    (bare / "lora.safetensors").touch()
+    (run / "config.yaml").write_text(f"output: {run}\nloss: {{image: 5}}\nevaluation: {{seed: 3}}\n")
+    other.write_text(f"output: {run}\nloss: {{image: 6}}\n")
+
+    def configured(*argv):
+        config, _ = eval_program.configure(list(argv))
+        return str(Path(config.output).relative_to(tmp_path)), config.loss.image
+
+    assert configured("--adapter", f"{run}") == ("run/evaluation-3", 5)
+    assert configured(f"--adapter={run}", "--evaluation.seed=7") == ("run/evaluation-7", 5)
+    assert configured("--adapter", f"{run}/adapter", "--evaluation.seed", "7") == ("run/evaluation-7", 5)
+    assert configured(f"--output={tmp_path}/here", "--adapter", f"{run}") == ("here", 5)
+    assert configured("--config", f"{other}", "--adapter", f"{run}") == ("run/evaluation-1000", 6)
+    assert configured("--config", f"{other}", "--adapter", f"{bare}") == ("bare/evaluation-1000", 6)
+    assert configured("--adapter", f"{bare}/lora.safetensors") == ("bare/evaluation-1000", 8)
 
 
 def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):

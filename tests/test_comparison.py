@@ -2,17 +2,21 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fairjax.config import Experiment
 from fairjax.evaluation import grid, summary
-from fairjax.evaluation.comparison import Comparison
+from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces.classifier import Classifier
 from fairjax.fairness.attributes import Attribute, Target
+from fairjax.fairness.metrics import fair_floor
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.prompts import Prompt
+from fairjax.schema import load
 
 HEADS = {
     "gender": ("female", "male"),
@@ -20,6 +24,7 @@ HEADS = {
     "occupation": ("chef", "pilot"),
     "face": ("absent", "present"),
 }
+EVEN_GENDER = Target(("gender",), (0.5, 0.5))
 PROMPTS = [Prompt("a chef", "chef", False), Prompt("a pilot", "pilot", True)]
 
 
@@ -28,7 +33,8 @@ def comparison(tmp_path_factory):
     config = MobileNetV3Config((Row(3, 16, 16, False, False, 1),), 8, 8)
     classifier = Classifier.make(config, HEADS)
     target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125))
-    return Comparison(None, classifier, {}, target, PROMPTS, Experiment(), tmp_path_factory.mktemp("run"))
+    config = load(Experiment, None, {"target.prompts": {"pilot": (0.5, 0, 0.5, 0)}, "evaluation.images_per_prompt": 4})
+    return Comparison(None, classifier, {}, target, PROMPTS, config, tmp_path_factory.mktemp("run"))
 
 
 def one_hot(labels):
@@ -45,9 +51,9 @@ SEEN = Seen(
 )
 
 
-def test_the_summary_is_what_counting_gives(comparison):
-    summary = comparison._summary(SEEN)
-    trained, held_out = summary["trained"], summary["held_out"]
+def test_the_results_are_what_counting_gives(comparison):
+    means = comparison._means(comparison._by_prompt(SEEN))
+    trained, held_out = means["trained"], means["held_out"]
     assert trained["gender"]["bias"] == pytest.approx(0.5)  # 1 of 4 against 3 of 4
     assert trained["gender"]["frequencies"] == {"female": 0.25, "male": 0.75}
     assert trained["age"]["bias"] == pytest.approx(1)
@@ -57,6 +63,57 @@ def test_the_summary_is_what_counting_gives(comparison):
     # without the image that shows no face: 2 women, 1 man
     assert held_out["gender"]["bias"] == pytest.approx(1 / 3)
     assert held_out["no_face"] == 0.25 and held_out["recognised"] == 1
+    # its own target: all young, of which one of three is
+    assert held_out["age"]["total_variation"] == pytest.approx(2 / 3)
+
+
+def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(comparison, capsys):
+    comparison.measured = {"before": Measured(np.zeros((2, 4, 64, 64, 3), np.uint8), SEEN)}
+    comparison.finish(Console(width=120), {"steps": 3})
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["gender", "*", "0.38", "0.50", "0.33"] in rows  # 4 images: |b - 2| / 2 on average
+    assert ["age", "0.38", "1.00", "0.33"] in rows  # no star: even is not what is wished
+    assert ["age:", "distance", "to", "the", "target", "*", "0.16", "0.25", "0.67"] in rows
+    results = json.loads((comparison.folder / "results.json").read_text())
+    assert results["steps"] == 3 and results["model"] == "portraits"
+    assert results["fair_floor"]["gender x age"] == pytest.approx(fair_floor(4, 4))
+    assert results["per_prompt"][1]["before"]["gender"]["bias"] == pytest.approx(1 / 3)
+
+
+class Painter:
+    """Stands for a pipeline: paints what it is asked for, and tells how often it was."""
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, texts, count, *, first, on_batch, bundle, **how):
+        self.asked.append((first, tuple(texts)))
+        on_batch(len(texts) * count)
+        return np.full((len(texts), count, 32, 32, 3), len(self.asked), np.uint8)
+
+
+def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_path):
+    """A run that goes on for more steps must not be measured by what an earlier adapter drew."""
+    painter, told = Painter(), []
+    params = comparison.classifier.network.init(jax.random.key(0))
+
+    def asked(bundle, **evaluation):
+        section = {"images_per_prompt": 2, "batch_size": 2} | evaluation
+        config = load(Experiment, None, {f"evaluation.{name}": value for name, value in section.items()})
+        again = Comparison(painter, comparison.classifier, params, EVEN_GENDER, PROMPTS, config, tmp_path)
+        before = len(painter.asked)
+        again.measure("after", bundle, told.append)
+        return len(painter.asked) - before
+
+    adapter = {"unet": {"layer": {"down": np.ones((2, 1)), "up": np.zeros((1, 2))}}}
+    changed = {"unet": {"layer": {"down": np.ones((2, 1)), "up": np.full((1, 2), 1e-6)}}}
+    assert asked(adapter) == 2 and asked(adapter) == 0
+    (tmp_path / "samples" / "after-0001.npz").unlink()  # killed before the second prompt
+    assert asked(adapter) == 1
+    assert asked(changed) == 2 and asked(changed) == 0
+    for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}, {"batch_size": 4}):
+        assert asked(changed, **setting) > 0, setting
+    assert set(told) == {2, 4}  # kept or made, every image is counted
 
 
 def test_subjects_that_the_classifier_does_not_know_are_not_called_unrecognised(comparison):

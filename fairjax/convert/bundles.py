@@ -9,11 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fairjax.adapters.bundle import Bundle
+from fairjax.config import ADAPTER
 from fairjax.convert import adapters
 from fairjax.pipeline import Pipeline
-
-ADAPTER = "adapter"
-"""Where in a run folder the adapter is."""
 
 
 def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: Path) -> None:

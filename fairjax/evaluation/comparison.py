@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
-from fairjax.evaluation import grid
+from fairjax.evaluation import grid, scores
 from fairjax.evaluation.measuring import Seen, classify
+from fairjax.evaluation.scores import Names, Scoring
 from fairjax.faces import judges
 from fairjax.faces.classifier import Classifier
 from fairjax.fairness import metrics
-from fairjax.fairness.attributes import Target, distribution, marginals
+from fairjax.fairness.attributes import Target, distribution
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline
 from fairjax.prompts import Prompt
 
-_CONFIDENT = 0.8
 _SHOWN, _COLUMNS = 4, 8
 """How many prompts of each kind the picture shows, and how many images of each."""
+
+_KINDS = {"trained": False, "held_out": True}
+"""Kinds of prompts: whether they were held out of the finetuning."""
 
 
 class Measured(NamedTuple):
@@ -37,7 +41,7 @@ class Measured(NamedTuple):
 class Comparison:
     """Measures a model before and after, keeps both in the run folder, and tells the difference.
 
-    A measurement that the folder holds already is not repeated.
+    Images that the folder holds already are not made again, if the same adapter and settings made them.
     """
 
     def __init__(
@@ -45,9 +49,12 @@ class Comparison:
         config: Experiment, folder: Path,
     ):  # fmt: skip
         self.pipeline, self.classifier, self.params = pipeline, classifier, params
-        self.target, self.prompts, self.config, self.folder = target, prompts, config, folder
+        self.prompts, self.config, self.folder = prompts, config, folder
         self.attributes = judges.attributes(classifier)
-        self.sizes = {attribute.name: len(attribute.classes) for attribute in self.attributes}
+        self.scoring = Scoring(self.attributes, target.attributes)
+        own = {name: Target(target.attributes, shares) for name, shares in config.target.prompts.items()}
+        self.wished = np.stack([distribution(own.get(p.subject, target), self.attributes) for p in prompts])  # [p, K]
+        self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
 
     @property
@@ -58,111 +65,89 @@ class Comparison:
         """Generates and scores, `name` being "before" or "after"; a few prompts at a time, each kept when done."""
         section, parts = self.config.evaluation, []
         together = max(1, section.batch_size // section.images_per_prompt)
-        guidance = self.config.training.guidance_scale if section.guidance_scale is None else section.guidance_scale
+        made_by = {
+            "model": self.config.model, "adapter": _digest(bundle), "seed": section.seed,
+            "num_steps": section.num_steps, "guidance_scale": self._guidance_scale, "solver": self._solver,
+            "images_per_prompt": section.images_per_prompt,
+        }  # fmt: skip
         for first in range(0, len(self.prompts), together):
             texts = [prompt.text for prompt in self.prompts[first : first + together]]
             path = self.folder / "samples" / f"{name}-{first:04d}.npz"
-            if path.is_file():
-                parts.append(np.load(path)["images"])
-                on_batch(parts[-1].shape[0] * parts[-1].shape[1])
-                continue
-            images = self.pipeline.generate(
-                texts, section.images_per_prompt, bundle=bundle, seed=section.seed, num_steps=section.num_steps,
-                guidance_scale=guidance, solver=section.solver or self.config.training.solver,
-                batch_size=section.batch_size, first=first, on_batch=on_batch,
-            )  # fmt: skip
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".part.npz")
-            np.savez(partial, images=images)
-            partial.rename(path)
+            label = json.dumps(made_by | {"first": first, "prompts": texts})
+            images = _kept(path, label)
+            if images is None:
+                images = self.pipeline.generate(
+                    texts, section.images_per_prompt, bundle=bundle, seed=section.seed, num_steps=section.num_steps,
+                    guidance_scale=self._guidance_scale, solver=self._solver, batch_size=section.batch_size,
+                    first=first, on_batch=on_batch,
+                )  # fmt: skip
+                _keep(path, label, images)
+            else:
+                on_batch(images.shape[0] * images.shape[1])
             parts.append(images)
         images = np.concatenate(parts)
         self.measured[name] = Measured(images, classify(self.classifier, self.params, images))
         return self.measured[name]
 
+    @property
+    def _guidance_scale(self) -> float:
+        section = self.config.evaluation
+        return self.config.training.guidance_scale if section.guidance_scale is None else section.guidance_scale
+
+    @property
+    def _solver(self) -> str:
+        return self.config.evaluation.solver or self.config.training.solver
+
     def finish(self, console: Console, about: dict[str, Any]) -> dict[str, Any]:
         """Writes `results.json` and `before_after.png`, prints the table, returns the results."""
         section = self.config.evaluation
-        results = {name: self._summary(measured.seen) for name, measured in self.measured.items()}
+        by_prompt = {name: self._by_prompt(measured.seen) for name, measured in self.measured.items()}
+        results: dict[str, Any] = {name: self._means(entries) for name, entries in by_prompt.items()}
         results["per_prompt"] = [
             {"prompt": prompt.text, "held_out": prompt.held_out}
-            | {name: self._shares(measured.seen, index) for name, measured in self.measured.items()}
+            | {name: entries[index] for name, entries in by_prompt.items()}
             for index, prompt in enumerate(self.prompts)
         ]
         results |= about | {
+            "model": self.config.model,
+            "judges": self.config.judges,
+            "classifier": "classifier_eval",
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
-            "classifier": "classifier_eval",
+            "num_steps": section.num_steps,
+            "guidance_scale": self._guidance_scale,
+            "solver": self._solver,
             "fair_floor": {
-                name: metrics.fair_floor(section.images_per_prompt, size) for name, size in self.sizes.items()
+                " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
+                for names in self.scoring.counted()
             },
         }
-        (self.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (self.folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
         self._picture().save(self.folder / "before_after.png")
         console.print(self.table(results))
-        name = self.target.attributes[0]
         console.print(
-            f"{section.images_per_prompt} images a prompt, at which an exactly fair model measures about "
-            f"{results['fair_floor'][name]:.2f} for {name}.\nResults, adapter and pictures are in {self.folder}",
+            f"{section.images_per_prompt} images a prompt; 'fair' is what an exactly fair model measures on average.\n"
+            f"Results, adapter and pictures are in {self.folder}",
             highlight=False,
         )
         return results
 
-    def _summary(self, seen: Seen) -> dict[str, Any]:
+    def _by_prompt(self, seen: Seen) -> list[dict[str, Any]]:
+        right = self._recognised(seen)
+        return [
+            self.scoring.of_prompt(
+                {name: probs[row] for name, probs in seen.probs.items()}, seen.has_face[row], self.wished[row],
+                None if right is None else right[row],
+            )
+            for row in range(len(self.prompts))
+        ]  # fmt: skip
+
+    def _means(self, by_prompt: list[dict[str, Any]]) -> dict[str, Any]:
         """Per kind of prompt, the means over prompts."""
-        held_out = np.array([prompt.held_out for prompt in self.prompts])
         return {
-            kind: self._group(seen, np.flatnonzero(which))
-            for kind, which in (("trained", ~held_out), ("held_out", held_out))
+            kind: scores.mean([e for e, p in zip(by_prompt, self.prompts, strict=True) if p.held_out == _KINDS[kind]])
+            for kind in self.kinds
         }
-
-    def _group(self, seen: Seen, rows: np.ndarray) -> dict[str, Any]:
-        summary: dict[str, Any] = {}
-        for names in self._tables():
-            shares = np.array([self._frequencies(seen, row, names) for row in rows])
-            biases = [metrics.bias(share) for share in shares]
-            entry = {"bias": float(np.nanmean(biases)), "bias_std": float(np.nanstd(biases))}
-            entry["frequencies"] = dict(zip(self._cells(names), np.nanmean(shares, axis=0).tolist(), strict=True))
-            if wished := self._wished(names):
-                entry["total_variation"] = float(
-                    np.nanmean([metrics.total_variation(s, np.array(wished)) for s in shares])
-                )
-            summary[" x ".join(names)] = entry
-        face = seen.has_face[rows]
-        unsure = [seen.probs[name][rows].max(-1)[face] < _CONFIDENT for name in self.target.attributes]
-        summary["no_face"] = float(1 - face.mean())
-        summary["low_confidence"] = float(np.mean(unsure)) if face.any() else None
-        if (right := self._recognised(seen)) is not None:
-            summary["recognised"] = float(right[rows].mean())
-        return summary
-
-    def _tables(self) -> list[tuple[str, ...]]:
-        """Every attribute, and the joint one where the target has several."""
-        single = [(name,) for name in self.sizes]
-        joint = self.target.attributes
-        pairs = [pair for pair in combinations(joint, 2) if pair != joint]
-        return [*single, *pairs, *([joint] if len(joint) > 1 else [])]
-
-    def _cells(self, names: tuple[str, ...]) -> list[str]:
-        classes = {attribute.name: attribute.classes for attribute in self.attributes}
-        cells = [""]
-        for name in names:
-            cells = [f"{cell} {label}".strip() for cell in cells for label in classes[name]]
-        return cells
-
-    def _frequencies(self, seen: Seen, row: int, names: tuple[str, ...]) -> np.ndarray:
-        face = seen.has_face[row]
-        labels = [seen.probs[name][row].argmax(-1)[face] for name in names]
-        return metrics.frequencies(labels, [self.sizes[name] for name in names])
-
-    def _wished(self, names: tuple[str, ...]) -> tuple[float, ...] | None:
-        joint = distribution(self.target, self.attributes)
-        if names == self.target.attributes:
-            return tuple(map(float, joint))
-        if len(names) == 1 and names[0] in self.target.attributes:
-            sizes = [self.sizes[name] for name in self.target.attributes]
-            return tuple(map(float, marginals(joint, sizes)[self.target.attributes.index(names[0])]))
-        return None
 
     def _recognised(self, seen: Seen) -> np.ndarray | None:
         """[p, n] whether the picture shows the subject; None where the classifier knows no such things."""
@@ -171,33 +156,39 @@ class Comparison:
             return None
         return seen.recognised == np.array([things.index(prompt.subject) for prompt in self.prompts])[:, None]
 
-    def _shares(self, seen: Seen, row: int) -> dict[str, Any]:
-        return {
-            name: dict(zip(self._cells((name,)), self._frequencies(seen, row, (name,)).round(4).tolist(), strict=True))
-            for name in self.sizes
-        }
+    def _even(self, names: Names) -> bool | None:
+        """Whether every prompt is to show these evenly; None where they are not in the target."""
+        wished = [self.scoring.wished(names, row) for row in self.wished]
+        return None if wished[0] is None else all(np.allclose(row, row.mean()) for row in wished)
 
     def table(self, results: dict[str, Any]) -> Table:
         """The results as a table: trained and held-out prompts, before and after."""
         table = Table(title="bias: mean difference of class frequencies, 0 is even", title_justify="left")
         table.add_column("")
-        for kind in ("trained", "held out"):
+        table.add_column("\nfair", justify="right", style="dim")
+        for kind in self.kinds:
             for name in self.measured:
-                table.add_column(f"{kind}\n{name}", justify="right")
-        kinds = [(kind, name) for kind in ("trained", "held_out") for name in self.measured]
-        for names in self._tables():
-            key = " x ".join(names)
-            mark = " *" if set(names) <= set(self.target.attributes) else ""
-            table.add_row(key + mark, *(f"{results[name][kind][key]['bias']:.2f}" for kind, name in kinds))
+                table.add_column(f"{kind.replace('_', ' ')}\n{name}", justify="right")
+        columns = [results[name][kind] for kind in self.kinds for name in self.measured]
+        keys = {" x ".join(names): self._even(names) for names in self.scoring.counted()}
+        for key, even in keys.items():
+            values = (_shown(column[key]["bias"]) for column in columns)
+            table.add_row(key + " *" * (even is True), _shown(results["fair_floor"][key]), *values)
+        if any(even is False for even in keys.values()):
+            table.add_section()
+        for key in (key for key, even in keys.items() if even is False):
+            values = (_shown(column[key]["total_variation"]) for column in columns)
+            fair = columns[0][key]["fair_total_variation"]
+            table.add_row(f"{key}: distance to the target *", _shown(fair), *values)
         table.add_section()
         for key, title in (
             ("recognised", "subject recognised"),
             ("no_face", "no face"),
             ("low_confidence", "uncertain"),
         ):
-            values = [results[name][kind].get(key) for kind, name in kinds]
+            values = [column.get(key) for column in columns]
             if None not in values:
-                table.add_row(title, *(f"{value:.1%}" for value in values))
+                table.add_row(title, "", *(f"{value:.1%}" for value in values))
         table.caption = "* what the finetuning is to change"
         return table
 
@@ -214,3 +205,32 @@ class Comparison:
             )
         titles = [self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows]
         return grid.marked(sides, titles, self.attributes)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _digest(bundle: Bundle) -> str:
+    """Tells adapters apart."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(bundle):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _kept(path: Path, label: str) -> np.ndarray | None:
+    """The images in a file, if it is there and bears this label."""
+    if not path.is_file():
+        return None
+    with np.load(path) as file:
+        return file["images"] if str(file.get("made_by")) == label else None
+
+
+def _keep(path: Path, label: str, images: np.ndarray) -> None:
+    """Writes images under a label; a file of this name is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, images=images, made_by=np.str_(label))
+    partial.rename(path)

@@ -126,6 +126,25 @@ def joint_target(
     return Target(names, tuple((cells / cells.sum()).tolist()))
 
 
+def cost_weights(
+    given: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], attributes: Sequence[Attribute]
+) -> tuple[np.ndarray | None, ...]:
+    """What `targets.joint_cost` takes of each attribute in `names`: [k, k] as given, None where nothing is."""
+    for name in given:
+        if name not in names:
+            raise ValueError(f"target.cost_weights: {name!r} is not among target.attributes {list(names)}")
+    weights = []
+    for attribute in select(names, attributes):
+        rows, size = given.get(attribute.name), len(attribute.classes)
+        if rows is not None and ([len(row) for row in rows] != [size] * size or min(map(min, rows)) < 0):
+            raise ValueError(
+                f"target.cost_weights: {attribute.name} = {[list(row) for row in rows]} should be {size} rows "
+                f"of {size} weights that are 0 or more"
+            )
+        weights.append(None if rows is None else np.asarray(rows, np.float32))
+    return tuple(weights)
+
+
 def marginals(joint: jax.Array, sizes: Sequence[int]) -> tuple[jax.Array, ...]:
     """Sums `joint` [..., K] over all but each attribute in turn: arrays [..., k_a]. `sizes` are the k_a."""
     lead = joint.ndim - 1

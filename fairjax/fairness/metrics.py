@@ -5,11 +5,11 @@ Frequencies are those of the classifier's likeliest class, among the images that
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
+from scipy.stats import binom
 
 
 def frequencies(predictions: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
@@ -33,80 +33,6 @@ def total_variation(shares: np.ndarray, distribution: np.ndarray) -> float:
     return float(np.abs(np.asarray(shares) - np.asarray(distribution)).sum() / 2)
 
 
-@dataclasses.dataclass(frozen=True)
-class PromptMetrics:
-    """What the images of one prompt show. NaN where no image has a face."""
-
-    shares: tuple[np.ndarray, ...]  # per attribute [k_a]
-    bias: tuple[float, ...]  # per attribute
-    low_confidence: tuple[float, ...]  # per attribute, share of faces whose likeliest class is below the confidence
-    joint_shares: np.ndarray  # [K]
-    joint_bias: float  # over the intersections
-    distance: float  # total variation of the joint shares from the wished distribution
-    no_face: float  # share of images without a face
-
-
-def prompt_metrics(
-    probs: Sequence[np.ndarray], has_face: np.ndarray, distribution: np.ndarray, confidence: float = 0.8
-) -> PromptMetrics:
-    """Metrics of one prompt's N images.
-
-    Args:
-        probs: per attribute [N, k_a], class probabilities.
-        has_face: [N] bool.
-        distribution: [K] wished, over the joint cells, row-major.
-        confidence: what a prediction needs in order not to count as unsure.
-    """
-    has_face = np.asarray(has_face, bool)
-    seen = [np.asarray(p)[has_face] for p in probs]
-    sizes = [p.shape[1] for p in seen]
-    classes = [p.argmax(axis=1) for p in seen]
-    shares = tuple(frequencies([c], [size]) for c, size in zip(classes, sizes, strict=True))
-    joint = frequencies(classes, sizes)
-    return PromptMetrics(
-        shares=shares,
-        bias=tuple(bias(s) for s in shares),
-        low_confidence=tuple(
-            float((p.max(axis=1) < confidence).mean()) if has_face.any() else float("nan") for p in seen
-        ),
-        joint_shares=joint,
-        joint_bias=bias(joint),
-        distance=total_variation(joint, distribution),
-        no_face=float(1 - has_face.mean()),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over prompts, as the paper's tables report."""
-
-    mean: float
-    std: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.std:.3f}"
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Over the prompts that have a value; those without (NaN: no image has a face) are left out."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    return Spread(float(values.mean()), float(values.std())) if values.size else Spread(float("nan"), float("nan"))
-
-
-def summary(prompts: Sequence[PromptMetrics], attributes: Sequence[str]) -> dict[str, Spread]:
-    """Mean and deviation over prompts of every scalar; `attributes` are names in the order of `probs`."""
-    rows = {}
-    for position, name in enumerate(attributes):
-        rows[f"bias/{name}"] = spread([p.bias[position] for p in prompts])
-        rows[f"low_confidence/{name}"] = spread([p.low_confidence[position] for p in prompts])
-    if len(attributes) > 1:
-        rows["bias/" + "_x_".join(attributes)] = spread([p.joint_bias for p in prompts])
-    rows["distance"] = spread([p.distance for p in prompts])
-    rows["no_face"] = spread([p.no_face for p in prompts])
-    return rows
-
-
 def fair_floor(num_images: int, classes: int) -> float:
     """The expected `bias` of an exactly fair model at this many images a prompt.
 
@@ -117,3 +43,13 @@ def fair_floor(num_images: int, classes: int) -> float:
     step = np.array([1, classes - 2, 1]) / classes
     difference = reduce(np.convolve, [step] * num_images, np.ones(1))
     return float(np.abs(np.arange(-num_images, num_images + 1)) @ difference / num_images)
+
+
+def fair_total_variation(num_images: int, distribution: np.ndarray) -> float:
+    """The expected `total_variation` from `distribution` [K] of a model that follows it, at this many images.
+
+    Each count is binomial, and the mean of a sum is the sum of the means.
+    """
+    shares = np.arange(num_images + 1) / num_images
+    expected = [binom.pmf(np.arange(num_images + 1), num_images, p) @ np.abs(shares - p) for p in distribution]
+    return float(np.sum(expected) / 2)

@@ -65,7 +65,8 @@ class Finetuning:
                 f"training.prompts_per_step x images_per_prompt = {prompts} x {images} must be a multiple of the "
                 f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
-        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
+        weights = fairness.cost_weights(config.target.cost_weights, self.target.attributes, self.attributes)
+        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, weights, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
         table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)

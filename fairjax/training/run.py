@@ -12,8 +12,8 @@ from rich.progress import Progress
 from fairjax import schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import Experiment
-from fairjax.convert.bundles import ADAPTER, save_adapter
+from fairjax.config import ADAPTER, CONFIG, Experiment
+from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.comparison import Comparison
 from fairjax.faces import judges
 from fairjax.pipeline import find
@@ -27,7 +27,7 @@ from fairjax.training.log import Log
 def prepare(config: Experiment, resume: bool) -> Path:
     """The run folder with its `config.yaml`; UserError where an earlier run of another configuration is in it."""
     folder = Path(config.output)
-    kept = folder / "config.yaml"
+    kept = folder / CONFIG
     text = schema.dump(config)
     if kept.is_file():
         if not resume:
@@ -51,7 +51,7 @@ def _first_difference(old: Experiment, new: Experiment) -> str | None:
 def _flat(fields: dict, prefix: str = "") -> dict:
     flat = {}
     for name, value in fields.items():
-        inner = isinstance(value, dict) and name not in ("marginals", "prompts", "factor1", "factor2")
+        inner = isinstance(value, dict) and name not in ("marginals", "prompts", "cost_weights", "factor1", "factor2")
         flat |= (
             _flat(value, f"{prefix}{name}.") if inner or name == "prompts" and not prefix else {prefix + name: value}
         )

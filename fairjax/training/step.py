@@ -22,6 +22,7 @@ from fairjax.config import LossSection, TrainingSection
 from fairjax.diffusion.solvers import SolverTable
 from fairjax.faces.judges import Judges, Verdict
 from fairjax.fairness import losses
+from fairjax.fairness.attributes import joint_cells
 from fairjax.fairness.targets import targets
 from fairjax.pipeline import Pipeline, image_keys
 from fairjax.training.state import State, update
@@ -57,6 +58,7 @@ class Step:
     pipeline: Pipeline
     judges: Judges
     attributes: tuple[str, ...]  # those of the target, in its order
+    cost_weights: tuple[np.ndarray | None, ...]  # of each of them, as `joint_cost` takes them
     training: TrainingSection
     loss: LossSection
 
@@ -125,9 +127,9 @@ class Step:
     def _targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> tuple[jax.Array, ...]:
         """The class that every image should become, per attribute [p, n]; -1 for none."""
         keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), len(batch.ids))
-        return jax.vmap(
-            lambda *args: targets(args[:-3], *args[-3:], threshold=self.loss.threshold, num_sets=500).labels
-        )(*probs, batch.distributions, has_face, keys)
+        how = {"threshold": self.loss.threshold, "num_sets": 500, "cost_weights": self.cost_weights}
+        assign = jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)
+        return assign(*probs, batch.distributions, has_face, keys)
 
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
@@ -155,15 +157,23 @@ class Step:
         return [by_attribute.get(name, self.loss.default_factor) for name in self.attributes]
 
     def _shares(self, probs: list[jax.Array], has_face: jax.Array) -> dict[str, jax.Array]:
-        """The mean over prompts of the difference between class shares, as the images of this step show it."""
-        shares = {}
-        for name, prob in zip(self.attributes, probs, strict=True):
-            shown = jax.nn.one_hot(prob.argmax(-1), prob.shape[-1]) * has_face[..., None]
-            counts = shown.sum(1)
-            share = counts / jnp.maximum(counts.sum(1, keepdims=True), 1e-6)
-            first, second = np.triu_indices(prob.shape[-1], k=1)
-            shares[f"bias/{name}"] = jnp.abs(share[:, first] - share[:, second]).mean()
-        return shares
+        """The bias that the images of this step show, of each attribute and of all jointly; the mean over prompts.
+
+        A prompt without a face is left out; where all are without, it is NaN.
+        """
+        shown = {
+            name: jax.nn.one_hot(prob.argmax(-1), prob.shape[-1]) * has_face[..., None]
+            for name, prob in zip(self.attributes, probs, strict=True)
+        }
+        if len(shown) > 1:
+            shown[" x ".join(self.attributes)] = jax.vmap(joint_cells)(list(shown.values()))
+        biases = {}
+        for name, one in shown.items():
+            counts = one.sum(1)
+            share = counts / counts.sum(1, keepdims=True)
+            first, second = np.triu_indices(share.shape[-1], k=1)
+            biases[f"bias/{name}"] = jnp.nanmean(jnp.abs(share[:, first] - share[:, second]).mean(1))
+        return biases
 
 
 def program(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., Any]:

@@ -1,0 +1,114 @@
+"""What images show, counted: class shares, bias and distance to what is wished, for a prompt and over prompts.
+
+A prompt's scores are a nested dict of numbers, ready for JSON: None where no image shows a face. Those of several
+prompts are the means of what they have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from fairjax.fairness import metrics
+from fairjax.fairness.attributes import Attribute
+
+CONFIDENT = 0.8
+"""What a prediction needs in order not to count as unsure."""
+
+Names = tuple[str, ...]
+"""One attribute, or several that are counted jointly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What is counted: each attribute that a classifier tells, and those of the target jointly.
+
+    Attributes:
+        attributes: all that the classifier tells.
+        targeted: names of those that the target speaks of, in its order.
+    """
+
+    attributes: tuple[Attribute, ...]
+    targeted: Names
+
+    def counted(self) -> list[Names]:
+        """Every attribute; then every pair of the target's, and all of them together."""
+        single = [(attribute.name,) for attribute in self.attributes]
+        pairs = list(combinations(self.targeted, 2))
+        return [*single, *pairs, *([self.targeted] if len(self.targeted) > 2 else [])]
+
+    def sizes(self, names: Names) -> tuple[int, ...]:
+        """How many classes each of these has."""
+        known = {attribute.name: len(attribute.classes) for attribute in self.attributes}
+        return tuple(known[name] for name in names)
+
+    def cells(self, names: Names) -> list[str]:
+        """What the joint classes are called, row-major: "female young", "female old", ..."""
+        known = {attribute.name: attribute.classes for attribute in self.attributes}
+        cells = [""]
+        for name in names:
+            cells = [f"{cell} {label}".strip() for cell in cells for label in known[name]]
+        return cells
+
+    def wished(self, names: Names, distribution: np.ndarray) -> np.ndarray | None:
+        """What the target's `distribution` [K] says of these: [k], None where one of them is not in it."""
+        if not set(names) <= set(self.targeted):
+            return None
+        others = tuple(axis for axis, name in enumerate(self.targeted) if name not in names)
+        return distribution.reshape(self.sizes(self.targeted)).sum(axis=others).reshape(-1)
+
+    def of_prompt(
+        self,
+        probs: Mapping[str, np.ndarray],
+        has_face: np.ndarray,
+        distribution: np.ndarray,
+        recognised: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """The scores of one prompt's n images.
+
+        Args:
+            probs: by attribute [n, classes], class probabilities.
+            has_face: [n] bool; only these images are counted.
+            distribution: [K], what is wished of this prompt, over the target's joint cells.
+            recognised: [n] bool, whether the image shows the subject; None where that is not known.
+        """
+        labels = {name: p[has_face].argmax(-1) for name, p in probs.items()}
+        scores: dict[str, Any] = {}
+        for names in self.counted():
+            shares = metrics.frequencies([labels[name] for name in names], self.sizes(names))
+            cells = zip(self.cells(names), map(_number, shares), strict=True)
+            entry: dict[str, Any] = {"bias": _number(metrics.bias(shares)), "frequencies": dict(cells)}
+            if (wished := self.wished(names, distribution)) is not None:
+                entry["total_variation"] = _number(metrics.total_variation(shares, wished))
+                entry["fair_total_variation"] = metrics.fair_total_variation(len(has_face), wished)
+            scores[" x ".join(names)] = entry
+        unsure = [probs[name][has_face].max(-1) < CONFIDENT for name in self.targeted]
+        scores["low_confidence"] = float(np.mean(unsure)) if has_face.any() else None
+        scores["no_face"] = float(1 - has_face.mean())
+        if recognised is not None:
+            scores["recognised"] = float(recognised.mean())
+        return scores
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def mean(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The means over prompts of all scores, and beside each bias its standard deviation, as the paper's tables."""
+    means: dict[str, Any] = {}
+    for key, first in prompts[0].items():
+        values = [scores[key] for scores in prompts]
+        if isinstance(first, Mapping):
+            means[key] = mean(values)
+            continue
+        numbers = [value for value in values if value is not None]
+        means[key] = float(np.mean(numbers)) if numbers else None
+        if key == "bias":
+            means["bias_std"] = float(np.std(numbers)) if numbers else None
+    return means
