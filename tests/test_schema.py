@@ -116,7 +116,7 @@ def test_the_programs_own_options_come_beside_the_configuration():
         "",
         lambda parser: parser.add_argument("--dry", action="store_true"),
     )
-    assert config.name == "y" and vars(options) == {"dry": True}
+    assert config.name == "y" and vars(options) == {"dry": True, "given": {"name"}}
 
 
 COMMAND_LINES = [

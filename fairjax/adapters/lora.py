@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, misfits
 
 
 class Factors(TypedDict):
@@ -108,7 +108,7 @@ def merge(params: Params, adapter: Adapter, scale: float | jax.Array = 1.0) -> P
         scale: alpha / rank, in the terms of the paper of LoRA and of peft.
 
     Raises:
-        ValueError: listing adapted modules that `params` does not have, or that have another shape.
+        ValueError: as `check` does.
     """
     check(params, adapter)
 
@@ -123,18 +123,21 @@ def merge(params: Params, adapter: Adapter, scale: float | jax.Array = 1.0) -> P
 
 
 def check(params: Params, adapter: Adapter) -> None:
-    """Raises a one-line ValueError if `adapter` was made for another network than that of `params`."""
-    every, problems = kernels(params), []
+    """Refuses an adapter that was made for another network than that of `params`.
+
+    Raises:
+        ValueError: one line that counts the adapted modules that the network has not, and those of another shape,
+            and lists the first of each.
+    """
+    every, unknown, misshapen = kernels(params), [], []
     for path, factors in adapter.items():
         if path not in every:
-            problems.append(f"the network has no layer {path}")
+            unknown.append(path)
         elif features(every[path]) != (shape := (factors["down"].shape[0], factors["up"].shape[1])):
-            problems.append(f"{path} maps {features(every[path])} features, its adapter {shape}")
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(
-            f"{len(problems)} of {len(adapter)} adapted layers do not fit: " + "; ".join(problems[:4]) + more
-        )
+            misshapen.append(f"{path} maps {features(every[path])} features, its adapter {shape}")
+    if wrong := misfits({"not in the network": unknown, "misshapen": misshapen}):
+        count = len(unknown) + len(misshapen)
+        raise ValueError(f"{count} of {len(adapter)} adapted layers do not fit: {wrong}")
 
 
 def rank(adapter: Adapter) -> int:

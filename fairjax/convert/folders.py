@@ -110,13 +110,15 @@ def load(
 ) -> Params:
     """Reads a network's parameters, as float32 numpy arrays.
 
+    Under older spellings, `rename`d, they come out as the new ones: `save` writes the names of today.
+
     Args:
         ignore: endings of tensors that are expected and not needed.
         rename: what to replace in tensor names before they are matched (older spellings).
         prefix: put before the names of a file in which no tensor has it.
 
     Raises:
-        ValueError: one line with the folder and every tensor that does not fit.
+        ValueError: one line with the folder and what does not fit, as `from_torch` says it.
     """
     tensors = read_weights(folder, stem)
     if not any(name.startswith(prefix) for name in tensors):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, misfits
 
 _LEAVES = {
     "kernel": "weight",
@@ -21,7 +21,6 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-_MOST_LISTED = 8
 
 
 def torch_name(path: Iterable[Any]) -> str:
@@ -47,29 +46,29 @@ def from_torch(abstract: Params, tensors: Mapping[str, np.ndarray], ignore: Iter
         ignore: endings of tensor names that are expected and not needed (buffers such as `position_ids`).
 
     Raises:
-        ValueError: listing every missing, unexpected and misshapen tensor.
+        ValueError: one line that counts the missing, unexpected and misshapen tensors and lists the first of each.
     """
-    problems, used = [], set()
+    missing, misshapen, used = [], [], set()
 
     def take(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray | None:
         name = torch_name(path)
         used.add(name)
         if name not in tensors:
-            problems.append(f"missing {name}")
+            missing.append(name)
             return None
         tensor = np.asarray(tensors[name])
         expected = tuple(leaf.shape[axis] for axis in _axes(path, len(leaf.shape), to_torch=True))
         if tensor.shape != expected:
-            problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
+            misshapen.append(f"{name} has shape {tensor.shape}, expected {expected}")
             return None
         return np.asarray(tensor.transpose(_axes(path, tensor.ndim, to_torch=False)), order="C").astype(leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(take, abstract)
     ignore = tuple(ignore)
-    problems += [f"unexpected {name}" for name in tensors if name not in used and not name.endswith(ignore or ("\0",))]
-    if problems:
-        more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
-        raise ValueError(f"{len(problems)} tensors do not fit: " + "; ".join(problems[:_MOST_LISTED]) + more)
+    unexpected = [name for name in tensors if name not in used and not name.endswith(ignore or ("\0",))]
+    if wrong := misfits({"missing": missing, "unexpected": unexpected, "misshapen": misshapen}):
+        count = len(missing) + len(unexpected) + len(misshapen)
+        raise ValueError(f"{count} tensors do not fit: {wrong}")
     return params
 
 

@@ -58,7 +58,7 @@ def sample(
         image_keys: [b] typed PRNG keys that choose each image's steps; needed where `grad_steps` is given.
     """
     max_steps = table.steps.timestep.shape[-1]
-    if isinstance(num_steps, int) and not 1 <= num_steps <= max_steps:
+    if not isinstance(num_steps, jax.core.Tracer) and not 1 <= num_steps <= max_steps:
         raise ValueError(f"num_steps = {num_steps} must be between 1 and the table's {max_steps}")
     if grad_steps is not None and image_keys is None:
         raise ValueError(f"grad_steps = {grad_steps} needs image_keys, which choose the steps of each image")

@@ -99,7 +99,7 @@ def load(folder: Path) -> Judges:
     semantics = functional(lambda rngs: CLIPVisionModel(vision, rngs=rngs))
     params = {
         "classifier": classifier_params,
-        "semantics": folders.load(semantics, folder / "image_semantics", "model"),
+        "semantics": folders.load(semantics, folder / "image_semantics", "model", ignore=("position_ids",)),
         "face": face_params,
         "bank": _bank(folders.read_weights(folder / "face_embedding", "bank")),
     }

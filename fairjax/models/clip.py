@@ -14,7 +14,12 @@ from fairjax.models.configs import read_config
 from fairjax.models.layers import ACTIVATIONS, Dtype
 
 _ACTIVATIONS = ACTIVATIONS | {"quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x)}
-_ONLY = {"hidden_act": ("quick_gelu", "gelu"), "attention_dropout": (0, 0.0), "dropout": (0, 0.0)}
+_ONLY = {
+    "hidden_act": ("quick_gelu", "gelu"),
+    "attention_dropout": (0, 0.0),
+    "dropout": (0, 0.0),
+    "use_attention_mask": (None, False),  # with it, diffusers hides the padding from the text encoder
+}
 _LEGACY_EOS = 2
 """The `eos_token_id` that older configs hold by mistake; with it the highest id marks the end of the text."""
 
@@ -37,7 +42,7 @@ class CLIPTextConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPTextConfig:
         """Reads a `config.json`, or its `text_config`; raises ValueError naming an unsupported field."""
-        return read_config(cls, fields.get("text_config", fields), _ONLY)
+        return read_config(cls, _section(fields, "text_config"), _ONLY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +63,22 @@ class CLIPVisionConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPVisionConfig:
         """Reads a `config.json`, or its `vision_config`; raises ValueError naming an unsupported field."""
-        return read_config(cls, fields.get("vision_config", fields), _ONLY)
+        return read_config(cls, _section(fields, "vision_config"), _ONLY)
 
 
 Config = CLIPTextConfig | CLIPVisionConfig
+
+
+def _section(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One tower's part of the `config.json` of both; of one tower alone, all of it.
+
+    As in transformers, `<name>_dict` (what its first releases wrote) rules where it is given, and a part that is
+    null holds the defaults.
+    """
+    for key in (f"{name}_dict", name):
+        if fields.get(key) is not None:
+            return fields[key]
+    return {} if name in fields else fields
 
 
 class CLIPAttention(nnx.Module):
@@ -124,6 +141,9 @@ class TextEmbeddings(nnx.Module):
 
     def __call__(self, input_ids: jax.Array, inputs_embeds: jax.Array | None) -> jax.Array:
         tokens = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        length, most = tokens.shape[1], self.position_embedding.num_embeddings
+        if length > most:  # indexing would give NaN
+            raise ValueError(f"{length} tokens are more than the text encoder's max_position_embeddings = {most}")
         return tokens + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
 
 
@@ -160,6 +180,7 @@ class CLIPTextModel(nnx.Module):
 class VisionEmbeddings(nnx.Module):
     def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs, dtype: Dtype):
         size, patch = config.hidden_size, (config.patch_size, config.patch_size)
+        self.image_size = config.image_size
         self.class_embedding = nnx.Param(jax.random.normal(rngs.params(), (size,)) * size**-0.5)
         self.patch_embedding = nnx.Conv(
             config.num_channels, size, patch, patch, padding="VALID", use_bias=False, dtype=dtype, rngs=rngs
@@ -168,6 +189,9 @@ class VisionEmbeddings(nnx.Module):
         self.position_embedding = nnx.Embed(positions, size, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        if images.shape[1:3] != (self.image_size, self.image_size):  # indexing positions would give NaN
+            height, width = images.shape[1:3]
+            raise ValueError(f"images of {height} x {width} pixels: the vision tower's image_size is {self.image_size}")
         patches = self.patch_embedding(images)
         b, h, w, c = patches.shape
         first = jnp.broadcast_to(self.class_embedding[...].astype(patches.dtype)[None, None], (b, 1, c))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,3 +43,12 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 def num_params(tree: Params) -> int:
     """How many numbers a (possibly abstract) parameter tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def misfits(problems: Mapping[str, Sequence[str]], listed: int = 3) -> str:
+    """What does not fit a network, by kind, in one line: "7 missing (a, b, c, ...); 1 unexpected (d)"."""
+
+    def some(items: Sequence[str]) -> str:
+        return ", ".join([*items[:listed], "..."] if len(items) > listed else items)
+
+    return "; ".join(f"{len(items)} {kind} ({some(items)})" for kind, items in problems.items() if items)

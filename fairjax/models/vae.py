@@ -123,9 +123,10 @@ class Block(nnx.Module):
 
 
 class Encoder(nnx.Module):
+    """Ends with SiLU, as the decoder does, whatever `act_fn` the residual blocks have: diffusers' fixed choice."""
+
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: Dtype):
         common = {"rngs": rngs, "dtype": dtype}
-        self.activation = config.act_fn
         channels = config.block_out_channels
         self.conv_in = conv(config.in_channels, channels[0], 3, **common)
         self.down_blocks = nnx.List([])
@@ -141,13 +142,12 @@ class Encoder(nnx.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(ACTIVATIONS[self.activation](self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(self.mid_block(x))))
 
 
 class Decoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: Dtype):
         common = {"rngs": rngs, "dtype": dtype}
-        self.activation = config.act_fn
         channels = config.block_out_channels[::-1]
         self.conv_in = conv(config.latent_channels, channels[0], 3, **common)
         self.mid_block = Block(config, [channels[0]] * 3, attends=config.mid_block_add_attention, **common)
@@ -164,7 +164,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(ACTIVATIONS[self.activation](self.conv_norm_out(x)))
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
 class AutoencoderKL(nnx.Module):

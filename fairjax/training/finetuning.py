@@ -12,6 +12,7 @@ import numpy as np
 
 from fairjax import parallel
 from fairjax.adapters import bundle as bundles
+from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
@@ -49,14 +50,32 @@ class Finetuning:
         self.config = config
         self.mesh = mesh or parallel.mesh()
         self.pipeline = Pipeline.from_pretrained(config.model)
-        self.judges: Judges = judging.load(find(config.judges))
+        self.judges: Judges = judging.load(find(config.judges, "judges"))
         self.attributes = judging.attributes(self.judges.classifier)
         self.target = joint_target(
             config.target.attributes, config.target.distribution, config.target.marginals, self.attributes
         )
         self.subjects: Subjects = subjects(config.prompts)
         self._distributions = self._by_subject()
-        training, devices = config.training, self.mesh.size
+        self._check()
+        training = config.training
+        weights = fairness.cost_weights(config.target.cost_weights, self.target.attributes, self.attributes)
+        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, weights, training, config.loss)
+        self._program = steps.program(self._step, self.mesh)
+        table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
+        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
+        self._key = jax.random.key(config.seed)
+
+    def _check(self) -> None:
+        """What a configuration alone cannot know: attributes, the length of prompts, the number of devices."""
+        for name in ("factor1", "factor2"):
+            fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
+        if "soft_prompt" in self.config.adapter.kinds:
+            try:
+                soft_prompt.check_count(self.config.adapter.num_tokens, self.pipeline.tokenizer.model_max_length)
+            except ValueError as error:
+                raise ValueError(f"adapter.num_tokens: {error}") from None
+        training, devices = self.config.training, self.mesh.size
         prompts, images = training.prompts_per_step, training.images_per_prompt
         if prompts * images % devices:
             apart = devices // math.gcd(prompts, devices)
@@ -65,12 +84,6 @@ class Finetuning:
                 f"training.prompts_per_step x images_per_prompt = {prompts} x {images} must be a multiple of the "
                 f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
-        weights = fairness.cost_weights(config.target.cost_weights, self.target.attributes, self.attributes)
-        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, weights, training, config.loss)
-        self._program = steps.program(self._step, self.mesh)
-        table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
-        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
-        self._key = jax.random.key(config.seed)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
         section = self.config.target
@@ -102,22 +115,38 @@ class Finetuning:
         fields = (ids[1:], ids[:1], plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
 
+    def start(self, checkpoints: Checkpoints) -> int:
+        """How many steps the newest checkpoint has, 0 without one.
+
+        Raises:
+            ValueError: one line, where it is of another model or adapter, or has more steps than are asked for.
+        """
+        start, steps_in_all = checkpoints.latest() or 0, self.config.training.steps
+        if start > steps_in_all:
+            raise ValueError(f"training.steps = {steps_in_all}, but the run has {start} steps already")
+        if start:
+            checkpoints.check(start, jax.eval_shape(self.initial))
+        return start
+
     def run(self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None) -> State:
         """All steps that are left, from the newest checkpoint where there is one.
 
         The numbers are those of an uninterrupted run: every step draws from the seed and its own number alone.
         """
         state, steps_in_all = self.initial(), self.config.training.steps
-        start = (checkpoints.latest() or 0) if checkpoints else 0
+        start = self.start(checkpoints) if checkpoints else 0
         if checkpoints and start:
             state = checkpoints.restore(start, state)
-        pending: Callable[[], None] = lambda: None  # noqa: E731
+        nothing: Callable[[], None] = lambda: None  # noqa: E731
+        pending = nothing
         for number in range(start, steps_in_all):
             batch, prompts = self.batch(number, state.bundle)
             state, scalars, images = self._program(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
             pending = self._telling(on_step, number + 1, scalars, prompts, images)
             if checkpoints and ((number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all):
+                pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
+                pending = nothing
                 checkpoints.save(number + 1, state)
         pending()
         return state
