@@ -279,8 +279,8 @@ Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
         (lambda t: t.update({f"{Q}.lora.up.weight": np.zeros((8, 5))}), f"{Q} has factors of rank 2 and 5"),
         (lambda t: t.update({"unet.x.weight": np.zeros(3)}), "unet.x.weight is not of a known LoRA format"),
         (lambda t: t.update({f"{Q}.lora.down.weight": np.zeros((2, 16))}),
-         "made for another unet: 1 of 32 adapted layers do not fit: "
-         "mid_block.attentions.0.transformer_blocks.0.attn1.to_q maps (8, 8) features, its adapter (16, 8)"),
+         "made for another unet: 1 of 32 adapted layers do not fit: 1 misshapen "
+         "(mid_block.attentions.0.transformer_blocks.0.attn1.to_q maps (8, 8) features, its adapter (16, 8)"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_says_why_in_one_line(tmp_path, networks, loras, change, message):

@@ -116,4 +116,4 @@ def test_an_adapter_of_another_network_is_refused(params, adapter):
         lora.merge(params, other)
     assert str(caught.value).startswith("2 of 4 adapted layers do not fit: ")
     assert "layers.1.proj maps (4, 5) features, its adapter (6, 4)" in str(caught.value)
-    assert "the network has no layer head" in str(caught.value)
+    assert "1 not in the network (head)" in str(caught.value)

@@ -80,12 +80,13 @@ def test_unet(kind):
         np.testing.assert_array_equal(back[name], tensor)
 
 
-@pytest.mark.parametrize("attends", [True, False])
-def test_autoencoder(attends):
+@pytest.mark.parametrize(("attends", "act_fn"), [(True, "silu"), (False, "mish")])
+def test_autoencoder(attends, act_fn):
     theirs = randomised(
         TorchAutoencoder(
             block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=8,
             up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=2, mid_block_add_attention=attends,
+            act_fn=act_fn,
         )
     )  # fmt: skip
     config = VAEConfig.from_dict(dict(theirs.config))
@@ -295,6 +296,15 @@ def test_a_field_that_is_not_computed_is_refused_by_name(config, field, value):
         config.from_dict({field: value})
 
 
+def test_a_wholly_different_file_shows_every_kind_of_misfit():
+    network = functional(lambda rngs: CLIPTextModel(CLIPTextConfig(50, 16, 32, 16, 1, 2, 8), rngs=rngs))
+    missing = len(jax.tree.leaves(network.abstract))
+    with pytest.raises(ValueError) as error:
+        from_torch(network.abstract, {f"other.{n}": np.zeros(1) for n in range(5)})
+    assert f"{missing + 5} tensors do not fit: {missing} missing (" in str(error.value)
+    assert "; 5 unexpected (other.0, other.1, other.2, ...)" in str(error.value)
+
+
 def test_tensors_that_do_not_fit_are_one_error_that_lists_them():
     network = functional(lambda rngs: CLIPTextModel(CLIPTextConfig(50, 16, 32, 16, 1, 2, 8), rngs=rngs))
     right = to_torch(network.init(jax.random.key(0)))
@@ -304,6 +314,6 @@ def test_tensors_that_do_not_fit_are_one_error_that_lists_them():
     wrong[bias], wrong["surplus"] = np.zeros(3), np.zeros(1)
     with pytest.raises(ValueError) as error:
         from_torch(network.abstract, wrong)
-    missing = "missing text_model.final_layer_norm.weight"
-    for part in ("3 tensors", missing, f"{bias} has shape (3,)", "unexpected surplus"):
+    missing = "1 missing (text_model.final_layer_norm.weight)"
+    for part in ("3 tensors", missing, f"{bias} has shape (3,)", "1 unexpected (surplus)"):
         assert part in str(error.value)
