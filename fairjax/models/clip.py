@@ -19,6 +19,12 @@ _LEGACY_EOS = 2
 """The `eos_token_id` that older configs hold by mistake; with it the highest id marks the end of the text."""
 
 
+def _tower(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One tower's fields of a `config.json`: of both towers, which project to one common size, or of that one."""
+    common = {key: fields[key] for key in ("projection_dim",) if key in fields}
+    return {**fields[name], **common} if name in fields else fields
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
     """The fields of a CLIP text encoder's `config.json` that change the computation; transformers' defaults."""
@@ -37,7 +43,7 @@ class CLIPTextConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPTextConfig:
         """Reads a `config.json`, or its `text_config`; raises ValueError naming an unsupported field."""
-        return read_config(cls, fields.get("text_config", fields), _ONLY)
+        return read_config(cls, _tower(fields, "text_config"), _ONLY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,7 @@ class CLIPVisionConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPVisionConfig:
         """Reads a `config.json`, or its `vision_config`; raises ValueError naming an unsupported field."""
-        return read_config(cls, fields.get("vision_config", fields), _ONLY)
+        return read_config(cls, _tower(fields, "vision_config"), _ONLY)
 
 
 Config = CLIPTextConfig | CLIPVisionConfig
