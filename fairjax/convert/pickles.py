@@ -6,7 +6,8 @@ strings and containers of them, and refuses everything else before it does anyth
 
 from __future__ import annotations
 
-import pickle
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,14 @@ def read_pickle(path: Path) -> Any:
     except ImportError:
         raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install 'fairjax[convert]'") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError, UnicodeError) as error:
-        reason = str(error).partition("\n")[0][:120]
-        raise ValueError(f"{path} was not read, for it holds more than weights or is damaged: {reason}") from None
+        with warnings.catch_warnings(action="ignore"):  # that other pickles than PyTorch's might not be read
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a crafted file can make the unpickler raise anything
+        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it would run {refused[1]}" if refused else "it is damaged, or not written by torch.save"
+        raise ValueError(
+            f"{path} was not read: {reason}; of pickles, which can execute code, weights alone are: save safetensors"
+        ) from None
     return _arrays(content, torch)
 
 

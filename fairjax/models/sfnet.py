@@ -16,7 +16,7 @@ from fairjax.models.layers import Dtype, conv
 
 @dataclasses.dataclass(frozen=True)
 class SFNetConfig:
-    """By default SFNet-20: twenty layers, 112 x 112 faces, 512 numbers a face."""
+    """By default SFNet-20: twenty convolutions, 112 x 112 faces, 512 numbers a face."""
 
     layers: tuple[int, ...] = (1, 2, 4, 1)
     channels: tuple[int, ...] = (64, 128, 256, 512)
