@@ -62,8 +62,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     raise FileNotFoundError(f"{folder}: no {stem}.safetensors (or its shards, or an fp16 variant){refused}")
 
 
-def read_weights(folder: Path, stem: str) -> dict[str, np.ndarray]:
-    """Every tensor of the weights `stem` by its PyTorch name."""
+def read_weights(folder: Path, stem: str, only: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
+    """The tensors of the weights `stem` by their PyTorch names: those that begin with one of `only`."""
     tensors: dict[str, np.ndarray] = {}
     for path in weight_files(folder, stem):
         if not path.is_file():
@@ -71,7 +71,8 @@ def read_weights(folder: Path, stem: str) -> dict[str, np.ndarray]:
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
-                    tensors[name] = file.get_tensor(name)
+                    if name.startswith(only):
+                        tensors[name] = file.get_tensor(name)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     return tensors
@@ -107,6 +108,7 @@ def load(
     ignore: Iterable[str] = (),
     rename: Mapping[str, str] | None = None,
     prefix: str = "",
+    only: tuple[str, ...] = ("",),
 ) -> Params:
     """Reads a network's parameters, as float32 numpy arrays.
 
@@ -116,11 +118,12 @@ def load(
         ignore: endings of tensors that are expected and not needed.
         rename: what to replace in tensor names before they are matched (older spellings).
         prefix: put before the names of a file in which no tensor has it.
+        only: beginnings of the names to read, where the file holds more than this network.
 
     Raises:
         ValueError: one line with the folder and what does not fit, as `from_torch` says it.
     """
-    tensors = read_weights(folder, stem)
+    tensors = read_weights(folder, stem, only)
     if not any(name.startswith(prefix) for name in tensors):
         tensors = {prefix + name: tensor for name, tensor in tensors.items()}
     for old, new in (rename or {}).items():

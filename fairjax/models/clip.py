@@ -24,6 +24,19 @@ _LEGACY_EOS = 2
 """The `eos_token_id` that older configs hold by mistake; with it the highest id marks the end of the text."""
 
 
+def _tower(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One tower's fields of a `config.json`: of both towers, which project to one common size, or of that one.
+
+    As in transformers, `<name>_dict` (what its first releases wrote) rules where it is given, and a part that is
+    null holds the defaults.
+    """
+    both = [key for key in (f"{name}_dict", name) if key in fields]
+    if not both:
+        return fields
+    part = next((fields[key] for key in both if fields[key] is not None), {})
+    return {**part, **{key: fields[key] for key in ("projection_dim",) if key in fields}}
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
     """The fields of a CLIP text encoder's `config.json` that change the computation; transformers' defaults."""
@@ -42,7 +55,7 @@ class CLIPTextConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPTextConfig:
         """Reads a `config.json`, or its `text_config`; raises ValueError naming an unsupported field."""
-        return read_config(cls, _section(fields, "text_config"), _ONLY)
+        return read_config(cls, _tower(fields, "text_config"), _ONLY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,22 +76,10 @@ class CLIPVisionConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPVisionConfig:
         """Reads a `config.json`, or its `vision_config`; raises ValueError naming an unsupported field."""
-        return read_config(cls, _section(fields, "vision_config"), _ONLY)
+        return read_config(cls, _tower(fields, "vision_config"), _ONLY)
 
 
 Config = CLIPTextConfig | CLIPVisionConfig
-
-
-def _section(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """One tower's part of the `config.json` of both; of one tower alone, all of it.
-
-    As in transformers, `<name>_dict` (what its first releases wrote) rules where it is given, and a part that is
-    null holds the defaults.
-    """
-    for key in (f"{name}_dict", name):
-        if fields.get(key) is not None:
-            return fields[key]
-    return {} if name in fields else fields
 
 
 class CLIPAttention(nnx.Module):

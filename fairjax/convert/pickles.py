@@ -1,0 +1,113 @@
+"""Files of `torch.save` (.pt, .pth), read without running what is in them, and banks of face embeddings.
+
+A pickle can execute code. These are read by PyTorch's weights-only unpickler alone, which builds tensors, numbers,
+strings and containers of them, and refuses everything else before it does anything.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+EMBEDDINGS = "embeddings"
+
+
+def read_pickle(path: Path) -> Any:
+    """What `torch.save` wrote, with numpy arrays for tensors (float32 for those of fewer bits).
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: one line naming the file; without PyTorch; where the file is
+            no such file, or holds more than weights.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        import torch
+    except ImportError:
+        raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install 'fairjax[convert]'") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that other pickles than PyTorch's might not be read
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a crafted file can make the unpickler raise anything
+        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it would run {refused[1]}" if refused else "it is damaged, or not written by torch.save"
+        raise ValueError(
+            f"{path} was not read: {reason}; of pickles, which can execute code, weights alone are: save safetensors"
+        ) from None
+    return _arrays(content, torch)
+
+
+def _arrays(content: Any, torch: Any) -> Any:
+    if isinstance(content, torch.Tensor):
+        return (content.float() if content.dtype in (torch.float16, torch.bfloat16) else content).detach().numpy()
+    if isinstance(content, dict):
+        return {name: _arrays(value, torch) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_arrays(value, torch) for value in content)
+    return content
+
+
+def read_state_dict(path: Path, prefix: str = "module.") -> dict[str, np.ndarray]:
+    """A network's tensors by name, without the `prefix` that `DataParallel` puts before every one.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_pickle`, and where the file is no state dict.
+    """
+    content = read_pickle(path)
+    if not isinstance(content, dict) or not all(isinstance(tensor, np.ndarray) for tensor in content.values()):
+        raise ValueError(f"{path} holds no state dict, names and their tensors: save `network.state_dict()`")
+    return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def read_bank(path: Path, attributes: Sequence[str] = ("gender", "race")) -> dict[str, np.ndarray]:
+    """Embeddings of real faces: "embeddings" [M, d] float32, and by the name of an attribute their classes [M] int32.
+
+    Args:
+        path: `.npy`, the embeddings alone; `.npz` or `.safetensors`, by name; `.pkl`, `.pt` or `.pth`, the authors'
+            tuple: embeddings, then for each attribute its classes and their logits, which are left out.
+        attributes: what the tuple's classes are of, in its order; a tuple may have fewer.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: one line naming the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        found = _read_bank(path, attributes)
+    except (SafetensorError, EOFError, OSError, ValueError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path} is no bank of faces: {error}") from None
+    bank = {name: np.asarray(value, np.float32 if name == EMBEDDINGS else np.int32) for name, value in found.items()}
+    shapes = {name: value.shape for name, value in bank.items()}
+    faces = bank.get(EMBEDDINGS, np.zeros(0))
+    if faces.ndim != 2 or any(shape != faces.shape[:1] for name, shape in shapes.items() if name != EMBEDDINGS):
+        raise ValueError(f"{path} has {shapes}: it should have embeddings [M, d], and classes [M] of attributes")
+    return bank
+
+
+def _read_bank(path: Path, attributes: Sequence[str]) -> dict[str, Any]:
+    match path.suffix:
+        case ".npy":
+            return {EMBEDDINGS: np.load(path, allow_pickle=False)}
+        case ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        case ".safetensors":
+            return load_file(path)
+        case ".pkl" | ".pt" | ".pth":
+            content = read_pickle(path)
+            if isinstance(content, dict):
+                return content
+            if isinstance(content, list | tuple) and len(content) % 2 == 1:
+                embeddings, *rest = content
+                return {EMBEDDINGS: embeddings, **dict(zip(attributes, rest[::2], strict=False))}
+            return {EMBEDDINGS: content}
+    raise ValueError(f"{path}: a bank of faces is .npy, .npz, .safetensors, .pkl, .pt or .pth")

@@ -1,0 +1,36 @@
+"""CLIP's vision tower and DINOv2 from the folders in which they are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairjax.convert import folders
+from fairjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from fairjax.models.dinov2 import Dinov2Config, Dinov2Model
+from fairjax.models.functional import Network, Params, functional
+from fairjax.models.layers import Dtype
+
+
+def load_clip_vision(folder: Path, dtype: Dtype = None) -> tuple[Network, Params]:
+    """The vision tower with its projection: images [b, h, w, 3], normalised -> embeddings [b, projection_dim].
+
+    Reads a `CLIPModel`, of which the text tower is left where it is, or a `CLIPVisionModelWithProjection`.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming what is wrong.
+    """
+    config = CLIPVisionConfig.from_dict(folders.read_json(folder / "config.json"))
+    network = functional(lambda rngs: CLIPVisionModel(config, rngs=rngs, dtype=dtype))
+    vision = ("vision_model.", "visual_projection.")
+    return network, folders.load(network, folder, "model", ignore=("position_ids",), only=vision)
+
+
+def load_dinov2(folder: Path, dtype: Dtype = None) -> tuple[Network, Params]:
+    """A `Dinov2Model`: images [b, h, w, 3], normalised -> embeddings [b, hidden_size].
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming what is wrong.
+    """
+    config = Dinov2Config.from_dict(folders.read_json(folder / "config.json"))
+    network = functional(lambda rngs: Dinov2Model(config, rngs=rngs, dtype=dtype))
+    return network, folders.load(network, folder, "model", ignore=("mask_token",))
