@@ -30,7 +30,7 @@ def classify(images: np.ndarray, judge: str | Path = PORTRAITS) -> Seen:
     Returns:
         class probabilities by attribute [p, n, classes], whether a face is shown [p, n], and what else is.
     """
-    classifier, params = judges.load_evaluation(find(judge))
+    classifier, params = judges.load_evaluation(find(judge, "judge"))
     return measuring.classify(classifier, params, images)
 
 

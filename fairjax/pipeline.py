@@ -32,8 +32,11 @@ _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", "
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
 
 
-def find(name: str | Path) -> Path:
+def find(name: str | Path, field: str = "model") -> Path:
     """The folder of a pipeline: the embedded one by name, a local folder, or a hub id, which is downloaded.
+
+    Args:
+        field: what the configuration calls it, for errors.
 
     Raises:
         FileNotFoundError: one line, where it is none of these.
@@ -44,7 +47,7 @@ def find(name: str | Path) -> Path:
         return Path(name)
     if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(
-            f"model = {str(name)!r}: no such folder, nor {PORTRAITS!r} or a hub id such as 'org/name'"
+            f"{field} = {str(name)!r}: no such folder, nor {PORTRAITS!r} or a hub id such as 'org/name'"
         )
     from huggingface_hub import snapshot_download
 
@@ -52,7 +55,7 @@ def find(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=_HUB_FILES))
     except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(f"model = {str(name)!r}: no such folder, and the hub says: {reason}") from None
+        raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
     """Measures the base and the finetuned model from the same noise, resuming where it was stopped."""
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model)
-        classifier, params = judges.load_evaluation(find(config.judges))
+        classifier, params = judges.load_evaluation(find(config.judges, "judges"))
         target = joint_target(
             config.target.attributes,
             config.target.distribution,

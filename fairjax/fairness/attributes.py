@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,31 +55,40 @@ def select(names: Sequence[str], attributes: Sequence[Attribute]) -> tuple[Attri
         raise ValueError(f"target.attributes is empty: name one or more of {', '.join(known)}")
     if len(set(names)) < len(names):
         raise ValueError(f"target.attributes = {list(names)}: each attribute should be named once")
+    check_names(names, attributes, "target.attributes")
+    return tuple(known[name] for name in names)
+
+
+def check_names(names: Iterable[str], attributes: Sequence[Attribute], field: str) -> None:
+    """Raises a one-line ValueError where a field of the configuration names an attribute that there is not."""
+    known = [attribute.name for attribute in attributes]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"target.attributes: no attribute {name!r}; {hint}")
-    return tuple(known[name] for name in names)
+            raise ValueError(f"{field}: no attribute {name!r}; {hint}")
 
 
-def distribution(target: Target, attributes: Sequence[Attribute]) -> np.ndarray:
-    """The target's distribution [K] float32 over its joint cells, checked against the known attributes."""
+def distribution(target: Target, attributes: Sequence[Attribute], field: str = "target.distribution") -> np.ndarray:
+    """The target's distribution [K] float32 over its joint cells, checked against the known attributes.
+
+    `field` is where in the configuration it stands, for errors.
+    """
     sizes = tuple(len(attribute.classes) for attribute in select(target.attributes, attributes))
     expected = f"{math.prod(sizes)} probabilities, {' x '.join(map(str, sizes))} of {' x '.join(target.attributes)}"
     try:
         cells = np.asarray(target.distribution, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"target.distribution = {target.distribution}: should be {expected}") from None
+        raise ValueError(f"{field} = {target.distribution}: should be {expected}") from None
     if cells.shape not in (sizes, (math.prod(sizes),)):
         given = " x ".join(map(str, cells.shape))
-        raise ValueError(f"target.distribution has {given} cells: should be {expected}")
+        raise ValueError(f"{field} has {given} cells: should be {expected}")
     cells = cells.reshape(-1)
     # A NaN fails every comparison, so these ask for what is right.
     if not (cells >= 0).all():
-        raise ValueError(f"target.distribution has {cells[~(cells >= 0)][0]}: probabilities should be 0 or more")
+        raise ValueError(f"{field} has {cells[~(cells >= 0)][0]}: probabilities should be 0 or more")
     if not abs(cells.sum() - 1) <= 1e-6:
-        raise ValueError(f"target.distribution sums to {cells.sum():.6g}: it should sum to 1")
+        raise ValueError(f"{field} sums to {cells.sum():.6g}: it should sum to 1")
     return cells.astype(np.float32)
 
 
@@ -92,7 +101,11 @@ def per_prompt(
             raise ValueError(
                 f"target for {prompt!r} is over {list(target.attributes)}: should be over {list(default.attributes)}"
             )
-    return np.stack([distribution(overrides.get(prompt, default), attributes) for prompt in prompts])
+    rows = {
+        prompt: distribution(target, attributes, f"target.prompts.{prompt}") for prompt, target in overrides.items()
+    }
+    others = distribution(default, attributes)
+    return np.stack([rows.get(prompt, others) for prompt in prompts])
 
 
 def uniform(attributes: Sequence[Attribute]) -> Target:
@@ -121,7 +134,7 @@ def joint_target(
     cells = np.ones(1)
     for attribute in chosen:
         shares = marginals.get(attribute.name, (1 / len(attribute.classes),) * len(attribute.classes))
-        alone = distribution(Target((attribute.name,), shares), attributes)
+        alone = distribution(Target((attribute.name,), shares), attributes, f"target.marginals.{attribute.name}")
         cells = (cells[:, None] * alone.astype(np.float64)[None, :]).reshape(-1)
     return Target(names, tuple((cells / cells.sum()).tolist()))
 

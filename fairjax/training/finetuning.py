@@ -49,7 +49,7 @@ class Finetuning:
         self.config = config
         self.mesh = mesh or parallel.mesh()
         self.pipeline = Pipeline.from_pretrained(config.model)
-        self.judges: Judges = judging.load(find(config.judges))
+        self.judges: Judges = judging.load(find(config.judges, "judges"))
         self.attributes = judging.attributes(self.judges.classifier)
         self.target = joint_target(
             config.target.attributes, config.target.distribution, config.target.marginals, self.attributes
