@@ -51,11 +51,11 @@ class AdapterSection(Section):
 class PromptSection(Section):
     subjects: tuple[str, ...] | None = Field(
         None,
-        description="who is asked for in training; null takes the trained occupations of the embedded world",
+        description="who is asked for in training; null takes the embedded trained ones, less `held_out`",
     )
     held_out: tuple[str, ...] | None = Field(
         None,
-        description="who is asked for only when measuring; null takes the embedded world's held-out ones",
+        description="who is asked for only when measuring; null takes the embedded held-out ones, less `subjects`",
     )
     templates: tuple[str, ...] | None = Field(None, description="training prompts, with {occupation} in them")
     unseen_templates: tuple[str, ...] | None = Field(

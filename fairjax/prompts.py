@@ -51,15 +51,41 @@ class Subjects(NamedTuple):
 
 
 def subjects(section: PromptSection) -> Subjects:
-    """Reads the prompts section; raises ValueError naming a template without a place for the subject."""
+    """Reads the prompts section; raises ValueError, one line, where it cannot be followed."""
     chosen = Subjects(
-        section.subjects or occupations.TRAINED,
-        section.held_out or occupations.HELD_OUT,
-        section.templates or captions.FINETUNE_TEMPLATES,
-        section.unseen_templates or captions.UNSEEN_TEMPLATES,
+        *_apart(section, ("subjects", "held_out"), (occupations.TRAINED, occupations.HELD_OUT)),
+        *_apart(section, ("templates", "unseen_templates"), (captions.FINETUNE_TEMPLATES, captions.UNSEEN_TEMPLATES)),
     )
+    for name, names in (("subjects", chosen.trained), ("held_out", chosen.held_out)):
+        for subject in names:
+            if not subject.strip():
+                raise ValueError(f"prompts.{name}: {subject!r} names nobody")
     for name, templates in (("templates", chosen.templates), ("unseen_templates", chosen.unseen_templates)):
         for template in templates:
             if "{occupation}" not in template:
                 raise ValueError(f"prompts.{name}: {template!r} has no {{occupation}} in it")
+            if set("{}") & set(template.replace("{occupation}", "")):
+                raise ValueError(f"prompts.{name}: {template!r} has braces other than those of {{occupation}}")
     return chosen
+
+
+def _apart(
+    section: PromptSection, fields: tuple[str, str], embedded: tuple[tuple[str, ...], tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """Two lists that share nothing, so that measuring shows what training has not seen.
+
+    Where one is null, it is the embedded world's, less what the other names.
+    """
+    given = [getattr(section, field) for field in fields]
+    if None not in given and (shared := [name for name in given[0] if name in given[1]]):
+        raise ValueError(
+            f"prompts.{fields[0]} and prompts.{fields[1]} both have {', '.join(map(repr, shared))}: "
+            "what is measured as unseen cannot be trained on"
+        )
+    lists = []
+    for own, other, default in zip(given, reversed(given), embedded, strict=True):
+        lists.append(tuple(name for name in default if name not in (other or ())) if own is None else own)
+    for field, other, names in zip(fields, reversed(fields), lists, strict=True):
+        if not names:
+            raise ValueError(f"prompts.{field} is empty: name one or more, none of them of prompts.{other}")
+    return lists
