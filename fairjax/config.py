@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fairjax.schema import Section
 
 Shares = tuple[float, ...] | None
+Factor = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Solver = Literal["dpm-solver++", "ddim"]
 
 GUIDANCE_SCALE = 1.0
@@ -69,7 +71,7 @@ class TrainingSection(Section):
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
-    betas: tuple[float, float] = Field(
+    betas: tuple[Decay, Decay] = Field(
         (0.95, 0.999), description="of AdamW; the first averages over the occupations of some 20 steps"
     )
     ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
@@ -112,10 +114,10 @@ class LossSection(Section):
     )
     image: float = Field(8.0, ge=0, description="weight of keeping the image's semantics")
     face: float = Field(1.0, ge=0, description="weight of keeping faces real")
-    factor1: dict[str, float] = Field(
+    factor1: dict[str, Factor] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
     )
-    factor2: dict[str, float] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
+    factor2: dict[str, Factor] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
     confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
     no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")

@@ -98,7 +98,8 @@ def _in_data(location: tuple[Any, ...], data: Any, missing: bool) -> tuple[Any, 
     """The location without the names that pydantic adds for the options of a union."""
     kept = []
     for index, part in enumerate(location):
-        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int):
+        inside = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if inside or isinstance(data, dict) and part in data:
             data = data[part]
             kept.append(part)
         elif missing and index == len(location) - 1:

@@ -52,10 +52,21 @@ def append(text_params: Params, soft: SoftPrompt) -> Params:
             return leaf
         return jnp.concatenate([leaf, soft["embedding"].astype(leaf.dtype)])
 
+    check_width(text_params, soft)
+    return jax.tree_util.tree_map_with_path(appended, text_params)
+
+
+def check_width(text_params: Params, soft: SoftPrompt) -> None:
+    """Raises a one-line ValueError where the soft tokens were made for another text encoder."""
     width, ours = token_embedding(text_params).shape[1], soft["embedding"].shape[1]
     if width != ours:
         raise ValueError(f"the soft tokens are {ours} wide, the text encoder's token embedding {width}")
-    return jax.tree_util.tree_map_with_path(appended, text_params)
+
+
+def check_count(num_tokens: int, length: int) -> None:
+    """Raises a one-line ValueError where so many soft tokens do not fit into prompts of `length` tokens."""
+    if num_tokens > length - 2:
+        raise ValueError(f"{num_tokens} soft tokens do not fit between the start and the end of {length} tokens")
 
 
 def token_embedding(text_params: Params) -> Float[Array, "vocabulary width"]:
@@ -87,8 +98,7 @@ def prefix_ids(ids: Int[np.ndarray, "b length"], bos: int, eos: int, num_tokens:
     batch, length = ids.shape
     if np.any(ids[:, 0] != bos):
         raise ValueError(f"every prompt must begin with the start token {bos}")
-    if num_tokens > length - 2:
-        raise ValueError(f"{num_tokens} soft tokens do not fit between the start and the end of {length} tokens")
+    check_count(num_tokens, length)
     soft = np.broadcast_to(np.arange(first_id, first_id + num_tokens, dtype=ids.dtype), (batch, num_tokens))
     longer = np.concatenate([ids[:, :1], soft, ids[:, 1:]], axis=1)[:, :length]
     cut = ~np.any(longer == eos, axis=1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fairjax import parallel
 from fairjax.adapters import bundle as bundles
+from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
@@ -56,7 +57,24 @@ class Finetuning:
         )
         self.subjects: Subjects = subjects(config.prompts)
         self._distributions = self._by_subject()
-        training, devices = config.training, self.mesh.size
+        self._check()
+        training = config.training
+        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
+        self._program = steps.program(self._step, self.mesh)
+        table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
+        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
+        self._key = jax.random.key(config.seed)
+
+    def _check(self) -> None:
+        """What a configuration alone cannot know: attributes, the length of prompts, the number of devices."""
+        for name in ("factor1", "factor2"):
+            fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
+        if "soft_prompt" in self.config.adapter.kinds:
+            try:
+                soft_prompt.check_count(self.config.adapter.num_tokens, self.pipeline.tokenizer.model_max_length)
+            except ValueError as error:
+                raise ValueError(f"adapter.num_tokens: {error}") from None
+        training, devices = self.config.training, self.mesh.size
         prompts, images = training.prompts_per_step, training.images_per_prompt
         if prompts * images % devices:
             apart = devices // math.gcd(prompts, devices)
@@ -65,11 +83,6 @@ class Finetuning:
                 f"training.prompts_per_step x images_per_prompt = {prompts} x {images} must be a multiple of the "
                 f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
-        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, training, config.loss)
-        self._program = steps.program(self._step, self.mesh)
-        table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
-        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
-        self._key = jax.random.key(config.seed)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
         section = self.config.target
