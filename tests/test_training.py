@@ -114,7 +114,7 @@ def test_a_resumed_run_continues_to_the_same_numbers(one_device, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(Stop):
         one_device.run(checkpoints, stop_after_two)
-    assert checkpoints.latest() in (2, 3)
+    assert checkpoints.latest() == 1  # a step is told before it is saved
     resumed = one_device.run(checkpoints, lambda progress: again.append(progress.scalars["loss"]))
     checkpoints.close()
     np.testing.assert_array_equal(leaves(whole.ema), leaves(resumed.ema))

@@ -18,7 +18,7 @@ class Log:
     """`log.jsonl` of a run folder, and the same scalars for TensorBoard. A resumed run continues both.
 
     Args:
-        start: how many steps the checkpoint has that the run goes on from; later lines are dropped.
+        start: how many steps the checkpoint has that the run goes on from; what is later is dropped.
         wandb: a Weights & Biases project that gets the same, as the run of the folder's name.
 
     Raises:
@@ -28,10 +28,10 @@ class Log:
     def __init__(self, folder: Path, images_every: int, start: int, wandb: str | None = None):
         self._wandb = _weights_and_biases(wandb, folder) if wandb else None
         path = folder / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:start] if path.is_file() else []
-        path.write_text("".join(lines), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        path.write_text("".join(line for line in lines if _step(line) <= start), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
         self._images_every, self._since = images_every, time.monotonic()
 
     def __call__(self, progress: Progress) -> float:
@@ -62,9 +62,25 @@ class Log:
             self._wandb.finish()
 
 
-def _weights_and_biases(project: str, folder: Path):
+def _step(line: str) -> float:
+    """The step that a line of `log.jsonl` tells of; a kill may have cut the last line short."""
     try:
-        import wandb
-    except ImportError:
-        raise UserError(f"training.wandb = {project!r} needs Weights & Biases: pip install wandb") from None
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
+
+
+def check_client(project: str | None) -> None:
+    """Raises UserError where Weights & Biases is asked for and not installed."""
+    if project:
+        try:
+            import wandb  # noqa: F401
+        except ImportError:
+            raise UserError(f"training.wandb = {project!r} needs Weights & Biases: pip install wandb") from None
+
+
+def _weights_and_biases(project: str, folder: Path):
+    check_client(project)
+    import wandb
+
     return wandb.init(project=project, name=folder.name, id=folder.name, dir=str(folder), resume="allow")
