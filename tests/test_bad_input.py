@@ -3,16 +3,24 @@
 import json
 import struct
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+import train as train_program
 from fairjax import parallel
+from fairjax.api import finetune
+from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment, PromptSection
+from fairjax.convert import adapters
+from fairjax.convert.bundles import load_adapter
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, occupations
 from fairjax.prompts import subjects
 from fairjax.schema import load
+from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
 
@@ -65,6 +73,83 @@ def test_prompts_that_cannot_be_followed_are_refused_in_one_line(fields, message
     with pytest.raises(ValueError) as refused:
         subjects(PromptSection(**fields))
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width", "message"),
+    [(5, 768, "the soft tokens are 768 wide"), (31, 128, "31 soft tokens do not fit")],
+)
+def test_a_soft_prompt_of_another_model_is_refused_when_it_is_read(pipeline, tmp_path, tokens, width, message):
+    file = tmp_path / adapters.EMBEDDINGS_FILE
+    adapters.save_soft_prompt(file, {"embedding": np.zeros((tokens, width), np.float32)})
+    with pytest.raises(ValueError) as refused:
+        load_adapter(tmp_path, pipeline)
+    assert str(refused.value).startswith(f"{file}: made for another model: {message}")
+    assert "\n" not in str(refused.value)
+
+
+def bundle_state(width=2, kind="unet", layers=("layer.0",)):
+    factors = {name: {"down": jnp.ones((width, 1)), "up": jnp.zeros((1, width))} for name in layers}
+    return states.initial({kind: factors}, Experiment().training)
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (bundle_state(width=3), "bundle.unet.layer.0.down is (2, 1) in it, should be (3, 1)"),
+        (bundle_state(kind="text_encoder"), "bundle.text_encoder.layer.0.down is absent in it, should be (2, 1)"),
+        (bundle_state(layers=()), "bundle.unet.layer.0.down is (2, 1) in it, should be absent"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path, other, difference):
+    """Read by a manager of its own, as a resumed run does."""
+    saved = bundle_state()
+    for work in (lambda kept: kept.save(7, saved), lambda kept: check_refusal(kept, other, difference, tmp_path)):
+        kept = Checkpoints(tmp_path / "checkpoints")
+        work(kept)
+        kept.close()
+
+
+def check_refusal(kept, other, difference, folder):
+    for refuse in (kept.check, kept.restore):
+        with pytest.raises(ValueError) as refused:
+            refuse(7, other)
+        assert "\n" not in str(refused.value) and difference in str(refused.value)
+        assert str(refused.value).startswith(f"checkpoint 7 in {folder / 'checkpoints'} does not fit: ")
+    restored = kept.restore(7, bundle_state())
+    assert jax.tree.structure(restored) == jax.tree.structure(bundle_state())
+
+
+def foreign_run(folder):
+    """A run folder that lost its `config.yaml`, of another adapter."""
+    kept = Checkpoints(folder / "checkpoints")
+    kept.save(2, bundle_state())
+    kept.close()
+
+
+def test_a_run_folder_without_its_configuration_is_not_continued_unasked_nor_by_another_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    foreign_run(run)
+    assert train_program.main(["--output", str(run)]) == 2
+    assert "holds a run already: add --resume" in capsys.readouterr().err
+    assert train_program.main(["--output", str(run), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "checkpoint 2 in" in error and "bundle.text_encoder" in error
+    assert {path.name for path in run.iterdir()} == {"checkpoints"}  # nothing was measured or written
+
+
+def test_fewer_steps_than_a_run_has_are_told_before_anything_is_measured(tmp_path, capsys):
+    run = tmp_path / "run"
+    foreign_run(run)
+    assert train_program.main(["--output", str(run), "--resume", "--training.steps", "1"]) == 2
+    assert "training.steps = 1, but the run has 2 steps already" in capsys.readouterr().err
+    assert not (run / "config.yaml").exists()
+
+
+def test_checkpoints_of_another_adapter_are_refused_from_python_too(tmp_path):
+    foreign_run(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint 2 in .* does not fit: bundle\.text_encoder"):
+        finetune(Experiment(), checkpoints=tmp_path / "checkpoints")
 
 
 class Stop(Exception):

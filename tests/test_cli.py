@@ -117,6 +117,13 @@ def test_weights_and_biases_that_is_not_installed_is_one_line(tmp_path, monkeypa
         Log(tmp_path, images_every=2, start=0, wandb="fairness")
 
 
+def test_weights_and_biases_that_is_not_installed_is_told_before_the_run_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert train_program.main(["--training.wandb", "fairness", "--output", str(tmp_path / "run")]) == 2
+    assert "training.wandb = 'fairness' needs Weights & Biases" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])
 def test_help_starts_no_jax(program):
     code = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.convert import adapters
 from fairjax.pipeline import Pipeline
@@ -40,8 +41,18 @@ def load_adapter(folder: str | Path, pipeline: Pipeline) -> Bundle:
     bundle: Bundle = {}
     embeddings = path / adapters.EMBEDDINGS_FILE
     if embeddings.is_file():
-        bundle["soft_prompt"] = adapters.load_soft_prompt(embeddings)[1]
+        bundle["soft_prompt"] = _load_soft_prompt(embeddings, pipeline)
     if not bundle or (path / adapters.LORA_FILE).is_file():
         for kind, (factors, scale) in adapters.load_lora(path, networks).items():
             bundle[kind] = {module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()}
     return bundle
+
+
+def _load_soft_prompt(path: Path, pipeline: Pipeline) -> soft_prompt.SoftPrompt:
+    soft = adapters.load_soft_prompt(path)[1]
+    try:
+        soft_prompt.check_width(pipeline.text_encoder.abstract, soft)
+        soft_prompt.check_count(len(soft["embedding"]), pipeline.tokenizer.model_max_length)
+    except ValueError as error:
+        raise ValueError(f"{path}: made for another model: {error}") from None
+    return soft

@@ -114,13 +114,26 @@ class Finetuning:
         fields = (ids[1:], ids[:1], plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
 
+    def start(self, checkpoints: Checkpoints) -> int:
+        """How many steps the newest checkpoint has, 0 without one.
+
+        Raises:
+            ValueError: one line, where it is of another model or adapter, or has more steps than are asked for.
+        """
+        start, steps_in_all = checkpoints.latest() or 0, self.config.training.steps
+        if start > steps_in_all:
+            raise ValueError(f"training.steps = {steps_in_all}, but the run has {start} steps already")
+        if start:
+            checkpoints.check(start, jax.eval_shape(self.initial))
+        return start
+
     def run(self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None) -> State:
         """All steps that are left, from the newest checkpoint where there is one.
 
         The numbers are those of an uninterrupted run: every step draws from the seed and its own number alone.
         """
         state, steps_in_all = self.initial(), self.config.training.steps
-        start = (checkpoints.latest() or 0) if checkpoints else 0
+        start = self.start(checkpoints) if checkpoints else 0
         if checkpoints and start:
             state = checkpoints.restore(start, state)
         nothing: Callable[[], None] = lambda: None  # noqa: E731
@@ -131,6 +144,8 @@ class Finetuning:
             pending()  # tells of the step before while this one runs
             pending = self._telling(on_step, number + 1, scalars, prompts, images)
             if checkpoints and ((number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all):
+                pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
+                pending = nothing
                 checkpoints.save(number + 1, state)
         pending()
         return state
@@ -144,5 +159,3 @@ class Finetuning:
             on_step(Progress(number, self.config.training.steps, values, prompts, pictures))
 
         return tell
-                pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
-                pending = nothing

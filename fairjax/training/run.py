@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -21,23 +22,20 @@ from fairjax.progress import bars, counting
 from fairjax.schema import UserError, blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.finetuning import Progress as Step
-from fairjax.training.log import Log
+from fairjax.training.log import Log, check_client
+from fairjax.training.state import State
+
+CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
 
 
-def prepare(config: Experiment, resume: bool) -> Path:
-    """The run folder with its `config.yaml`; UserError where an earlier run of another configuration is in it."""
-    folder = Path(config.output)
-    kept = folder / "config.yaml"
-    text = schema.dump(config)
-    if kept.is_file():
-        if not resume:
-            raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
-        changed = _first_difference(schema.load(Experiment, kept), config)
+def check(config: Experiment, folder: Path, resume: bool) -> None:
+    """Raises UserError where an earlier run is in the folder that this one does not continue."""
+    if not resume and any((folder / name).exists() for name in (CONFIG, CHECKPOINTS)):
+        raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
+    if (folder / CONFIG).is_file():
+        changed = _first_difference(schema.load(Experiment, folder / CONFIG), config)
         if changed:
             raise UserError(f"--resume: {changed}; a run continues as it was configured")
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(text)
-    return folder
 
 
 def _first_difference(old: Experiment, new: Experiment) -> str | None:
@@ -62,15 +60,21 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
     """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results."""
     with blame("configuration"):
         finetuning = Finetuning(config)
-        classifier, params = judges.load_evaluation(find(config.judges))
-    folder = prepare(config, resume)
+        classifier, params = judges.load_evaluation(find(config.judges, "judges"))
+    check_client(config.training.wandb)
+    folder = Path(config.output)
+    check(config, folder, resume)
     comparison = Comparison(
         finetuning.pipeline, classifier, jax.device_put(params), finetuning.target,
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder,
     )  # fmt: skip
-    with bars(console) as progress:
+    with blame(f"output = {config.output!r}"):
+        checkpoints = Checkpoints(folder / CHECKPOINTS)
+        start = finetuning.start(checkpoints)
+        (folder / CONFIG).write_text(schema.dump(config))
+    with bars(console) as progress, contextlib.closing(checkpoints):
         comparison.measure("before", {}, counting(progress, "before", comparison.num_images))
-        state = _train(finetuning, folder, progress)
+        state = _train(finetuning, checkpoints, start, folder, progress)
         adapter: Bundle = jax.device_get(state.ema)
         save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
         comparison.measure("after", adapter, counting(progress, "after", comparison.num_images))
@@ -79,12 +83,8 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
     )
 
 
-def _train(finetuning: Finetuning, folder: Path, progress: Progress):
+def _train(finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress) -> State:
     config = finetuning.config.training
-    checkpoints = Checkpoints(folder / "checkpoints")
-    start = checkpoints.latest() or 0
-    if start > config.steps:
-        raise UserError(f"training.steps = {config.steps}, but the run has {start} steps already")
     log = Log(folder, config.images_every, start, config.wandb)
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
     per_step, smoothed = config.prompts_per_step * config.images_per_prompt, {}
@@ -104,5 +104,4 @@ def _train(finetuning: Finetuning, folder: Path, progress: Progress):
     try:
         return finetuning.run(checkpoints, on_step)
     finally:
-        checkpoints.close()
         log.close()
