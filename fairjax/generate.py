@@ -65,8 +65,8 @@ def main(argv: list[str]) -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     for name, images in made.items():
-        for prompt, row in zip(options.prompts, images, strict=True):
-            stem = re.sub(r"\W+", "-", prompt).strip("-")[:60]
+        for place, (prompt, row) in enumerate(zip(options.prompts, images, strict=True)):
+            stem = f"{place:02d}-" + re.sub(r"\W+", "-", prompt).strip("-")[:60]  # long prompts may begin alike
             for number, image in enumerate(row):
                 Image.fromarray(image).save(options.output / f"{stem}-{number:03d}-{name}.png")
     rows = [row for images in zip(*made.values(), strict=True) for row in images]

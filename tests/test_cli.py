@@ -161,6 +161,14 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(tmp_path, capsy
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
 
 
+def test_images_of_prompts_that_begin_alike_do_not_overwrite_each_other(tmp_path):
+    prompts = [
+        "a portrait of a person who works at " + "the very same place " * 3 + who for who in ("as chef", "as pilot")
+    ]
+    assert generate.main([*prompts, "--num", "1", "--steps", "1", "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("*-before.png"))) == 2
+
+
 def test_generate_writes_images_and_a_grid(tmp_path, capsys):
     output = tmp_path / "images"
     assert generate.main(["a chef", "a pilot", "--num", "2", "--steps", "2", "--output", str(output)]) == 0
