@@ -34,7 +34,7 @@ class Checkpoints:
             raise ValueError(f"checkpoint {step} exists already in {self._manager.directory}")
 
     def restore(self, step: int, like: State) -> State:
-        """Reads a checkpoint, once it is checked, onto the structure, shapes, dtypes and shardings of `like`."""
+        """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
         self.check(step, like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))

@@ -56,8 +56,10 @@ def subjects(section: PromptSection) -> Subjects:
         *_apart(section, ("subjects", "held_out"), (occupations.TRAINED, occupations.HELD_OUT)),
         *_apart(section, ("templates", "unseen_templates"), (captions.FINETUNE_TEMPLATES, captions.UNSEEN_TEMPLATES)),
     )
-    if any(not subject.strip() for subject in chosen.trained + chosen.held_out):
-        raise ValueError("prompts.subjects and prompts.held_out: a subject is empty; give it a name")
+    for name, names in (("subjects", chosen.trained), ("held_out", chosen.held_out)):
+        for subject in names:
+            if not subject.strip():
+                raise ValueError(f"prompts.{name}: {subject!r} names nobody")
     for name, templates in (("templates", chosen.templates), ("unseen_templates", chosen.unseen_templates)):
         for template in templates:
             if "{occupation}" not in template:

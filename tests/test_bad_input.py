@@ -1,50 +1,206 @@
-"""Mistakes that are told before anything long has run, each in a line that names the field."""
+"""What a user may get wrong beyond single values, and what a kill may leave: one line, or nothing lost."""
 
+import json
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 import train as train_program
 from fairjax import parallel
+from fairjax.api import finetune
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment, PromptSection
-from fairjax.portraits import occupations
+from fairjax.convert import adapters
+from fairjax.convert.bundles import load_adapter
+from fairjax.pipeline import Pipeline
+from fairjax.portraits import captions, occupations
 from fairjax.prompts import subjects
 from fairjax.schema import load
-from fairjax.training.finetuning import Finetuning
+from fairjax.training import state as states
+from fairjax.training.finetuning import Finetuning, Progress
+from fairjax.training.log import Log
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline.from_pretrained("portraits")
+
+
+def test_what_is_asked_for_in_training_is_not_held_out_too():
+    mine = subjects(PromptSection(subjects=("chef", occupations.HELD_OUT[3])))
+    assert mine.trained == ("chef", occupations.HELD_OUT[3])
+    assert mine.held_out == tuple(name for name in occupations.HELD_OUT if name != occupations.HELD_OUT[3])
+    theirs = subjects(PromptSection(held_out=(occupations.TRAINED[0],)))
+    assert theirs.trained == occupations.TRAINED[1:] and theirs.held_out == occupations.TRAINED[:1]
+    seen = subjects(PromptSection(templates=captions.UNSEEN_TEMPLATES[:2]))
+    assert seen.unseen_templates == captions.UNSEEN_TEMPLATES[2:]
+
+
+def test_without_a_choice_the_prompts_are_those_of_the_embedded_world():
+    assert subjects(PromptSection()) == (
+        occupations.TRAINED, occupations.HELD_OUT, captions.FINETUNE_TEMPLATES, captions.UNSEEN_TEMPLATES,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("fields", "message"),
     [
-        (["--loss.factor1", "{gendr: 0.5}"], "loss.factor1: no attribute 'gendr'; did you mean 'gender'?"),
-        (["--loss.factor2", "{gender: 1.5}"], "loss.factor2.gender"),
-        (["--training.betas", "[0.9, 1.5]"], "training.betas"),
-        (["--prompts.held_out", "[]"], "prompts.held_out is empty"),
-        (["--prompts.subjects", "[chef]", "--prompts.held_out", "[chef]"], "both have 'chef'"),
-        (["--prompts.templates", "['a {occupation} {place}']"], "prompts.templates"),
-        (["--judges", "nowhere/at/all"], "judges = 'nowhere/at/all'"),
-        (["--target.prompts", "{chef: [0.5, 0.6]}"], "target.prompts"),
-        (["--target.marginals", "{gender: [0.5, 0.6]}"], "target.marginals"),
+        ({"subjects": ()}, "prompts.subjects is empty: name one or more, none of them of prompts.held_out"),
+        ({"held_out": ()}, "prompts.held_out is empty: name one or more, none of them of prompts.subjects"),
+        ({"templates": ()}, "prompts.templates is empty: name one or more, none of them of prompts.unseen_templates"),
+        ({"subjects": occupations.HELD_OUT}, "prompts.held_out is empty: name one or more, none of them of"),
+        ({"subjects": ("a", "b"), "held_out": ("c", "b")}, "prompts.subjects and prompts.held_out both have 'b'"),
+        (
+            {"templates": ("a {occupation}",), "unseen_templates": ("a {occupation}",)},
+            "prompts.templates and prompts.unseen_templates both have 'a {occupation}'",
+        ),
+        ({"subjects": ("chef", " ")}, "prompts.subjects: ' ' names nobody"),
+        ({"held_out": ("",)}, "prompts.held_out: '' names nobody"),
+        ({"templates": ("a pilot",)}, "prompts.templates: 'a pilot' has no {occupation} in it"),
+        (
+            {"unseen_templates": ("a {occupation} {place}",)},
+            "prompts.unseen_templates: 'a {occupation} {place}' has braces other than those of {occupation}",
+        ),
+        ({"templates": ("a {occupation} {",)}, "prompts.templates: 'a {occupation} {' has braces other than"),
+        ({"templates": ("a {occupation!r} {occupation}",)}, "has braces other than"),
+    ],
+)  # fmt: skip
+def test_prompts_that_cannot_be_followed_are_refused_in_one_line(fields, message):
+    with pytest.raises(ValueError) as refused:
+        subjects(PromptSection(**fields))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width", "message"),
+    [(5, 768, "the soft tokens are 768 wide"), (31, 128, "31 soft tokens do not fit")],
+)
+def test_a_soft_prompt_of_another_model_is_refused_when_it_is_read(pipeline, tmp_path, tokens, width, message):
+    file = tmp_path / adapters.EMBEDDINGS_FILE
+    adapters.save_soft_prompt(file, {"embedding": np.zeros((tokens, width), np.float32)})
+    with pytest.raises(ValueError) as refused:
+        load_adapter(tmp_path, pipeline)
+    assert str(refused.value).startswith(f"{file}: made for another model: {message}")
+    assert "\n" not in str(refused.value)
+
+
+def bundle_state(width=2, kind="unet", layers=("layer.0",)):
+    factors = {name: {"down": jnp.ones((width, 1)), "up": jnp.zeros((1, width))} for name in layers}
+    return states.initial({kind: factors}, Experiment().training)
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (bundle_state(width=3), "bundle.unet.layer.0.down is (2, 1) in it, should be (3, 1)"),
+        (bundle_state(kind="text_encoder"), "bundle.text_encoder.layer.0.down is absent in it, should be (2, 1)"),
+        (bundle_state(layers=()), "bundle.unet.layer.0.down is (2, 1) in it, should be absent"),
     ],
 )
-def test_a_mistake_names_its_field(arguments, message, capsys, tmp_path):
-    assert train_program.main([*arguments, "--output", str(tmp_path / "run")]) == 2
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path, other, difference):
+    """Read by a manager of its own, as a resumed run does."""
+    saved = bundle_state()
+    for work in (lambda kept: kept.save(7, saved), lambda kept: check_refusal(kept, other, difference, tmp_path)):
+        kept = Checkpoints(tmp_path / "checkpoints")
+        work(kept)
+        kept.close()
+
+
+def check_refusal(kept, other, difference, folder):
+    for refuse in (kept.check, kept.restore):
+        with pytest.raises(ValueError) as refused:
+            refuse(7, other)
+        assert "\n" not in str(refused.value) and difference in str(refused.value)
+        assert str(refused.value).startswith(f"checkpoint 7 in {folder / 'checkpoints'} does not fit: ")
+    restored = kept.restore(7, bundle_state())
+    assert jax.tree.structure(restored) == jax.tree.structure(bundle_state())
+
+
+def foreign_run(folder):
+    """A run folder that lost its `config.yaml`, of another adapter."""
+    kept = Checkpoints(folder / "checkpoints")
+    kept.save(2, bundle_state())
+    kept.close()
+
+
+def test_a_run_folder_without_its_configuration_is_not_continued_unasked_nor_by_another_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    foreign_run(run)
+    assert train_program.main(["--output", str(run)]) == 2
+    assert "holds a run already: add --resume" in capsys.readouterr().err
+    assert train_program.main(["--output", str(run), "--resume"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and message in error
-    assert not (tmp_path / "run").exists()
+    assert error.count("\n") == 1 and "checkpoint 2 in" in error and "bundle.text_encoder" in error
+    assert {path.name for path in run.iterdir()} == {"checkpoints"}  # nothing was measured or written
 
 
-def test_a_subject_of_the_users_own_list_is_not_measured_as_held_out():
-    held_out = occupations.HELD_OUT[0]
-    chosen = subjects(PromptSection(subjects=(held_out, occupations.TRAINED[0])))
-    assert held_out not in chosen.held_out and len(chosen.held_out) == len(occupations.HELD_OUT) - 1
+def test_fewer_steps_than_a_run_has_are_told_before_anything_is_measured(tmp_path, capsys):
+    run = tmp_path / "run"
+    foreign_run(run)
+    assert train_program.main(["--output", str(run), "--resume", "--training.steps", "1"]) == 2
+    assert "training.steps = 1, but the run has 2 steps already" in capsys.readouterr().err
+    assert not (run / "config.yaml").exists()
 
 
-def test_a_checkpoint_of_another_adapter_is_refused_in_one_line(tmp_path):
-    rank = lambda r: Finetuning(load(Experiment, None, {"adapter.rank": r}), parallel.mesh(1))  # noqa: E731
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(3, rank(2).initial())
-    with pytest.raises(ValueError, match="checkpoint 3 in .* does not fit") as error:
-        rank(4).start(checkpoints)
-    assert "\n" not in str(error.value)
-    assert rank(2).start(checkpoints) == 3
-    checkpoints.close()
+def test_checkpoints_of_another_adapter_are_refused_from_python_too(tmp_path):
+    foreign_run(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint 2 in .* does not fit: bundle\.text_encoder"):
+        finetune(Experiment(), checkpoints=tmp_path / "checkpoints")
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeypatch):
+    """A kill between the two leaves a line that a resumed run drops; the other way round one would be lost."""
+    small = {"training.steps": 2, "training.save_every": 2, "training.num_steps": (1, 1), "training.grad_steps": 1}
+    finetuning = Finetuning(load(Experiment, None, small), parallel.mesh(1))
+    start, images = finetuning.initial(), jnp.zeros((32, 8, 8, 3))
+    monkeypatch.setattr(finetuning, "_program", lambda *_: (start, {"loss": jnp.zeros(())}, images))
+    told = []
+
+    class Recorded:
+        latest = staticmethod(lambda: None)
+        save = staticmethod(lambda step, state: told.append(("saved", step)))
+
+    finetuning.run(Recorded(), lambda progress: told.append(("told", progress.step)))
+    assert told == [("told", 1), ("told", 2), ("saved", 2)]
+
+
+def lines_after(folder, text, start):
+    (folder / "log.jsonl").write_text(text)
+    log = Log(folder, images_every=100, start=start)
+    log(Progress(start + 1, 100, {"loss": 1.0}, [], lambda: None))
+    log.close()
+    return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("steps", "half_a_line"),
+    [([1, 2, 3, 4], ""), ([1, 3, 4], ""), ([1, 2, 3], '{"step": 4, "lo'), ([1, 2, 3, 4, 5, 6], "")],
+)
+def test_a_resumed_log_goes_on_after_the_checkpoints_step_whatever_lines_it_has(tmp_path, steps, half_a_line):
+    text = "".join(json.dumps({"step": step}) + "\n" for step in steps) + half_a_line
+    kept = [step for step in steps if step <= 3]
+    assert lines_after(tmp_path, text, 3) == [*kept, 4]
+
+
+def events(folder):
+    """The records of TensorBoard's files: length (8 bytes), its checksum (4), the event, its checksum (4)."""
+    for file in sorted(folder.glob("events*")):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def test_tensorboard_is_told_to_forget_the_steps_after_the_checkpoint(tmp_path):
+    lines_after(tmp_path, "", 3)
+    (restart,) = [event for event in events(tmp_path / "tensorboard") if event.HasField("session_log")]
+    assert restart.step == 4 and restart.session_log.status == restart.session_log.START

@@ -53,6 +53,27 @@ def test_every_shipped_experiment_can_start(path):
         (train_program, ["--training.images_per_prompt", "3"], "8 devices: images_per_prompt = 2 or 4 would fit"),
         (train_program, ["--prompts.templates", "[a pilot]"], "has no {occupation} in it"),
         (train_program, ["--training.num_steps", "[9, 7]"], "two rising counts"),
+        (
+            train_program,
+            ["--loss.factor1", "{gendr: 0.9}"],
+            "loss.factor1: no attribute 'gendr'; did you mean 'gender'?",
+        ),
+        (train_program, ["--loss.factor2", "{gender: 1.5}"], "loss.factor2.gender = 1.5: must be at most 1.0"),
+        (train_program, ["--training.betas", "[0.9, 1.0]"], "training.betas.1 = 1.0: must be less than 1.0"),
+        (train_program, ["--judges", "nowhere/at/all"], "judges = 'nowhere/at/all': no such folder"),
+        (train_program, ["--target.marginals", "{gender: [0.5, 0.6]}"], "target.marginals.gender sums to 1.1"),
+        (train_program, ["--target.prompts", "{chef: [0.5, 0.6]}"], "target.prompts.chef sums to 1.1"),
+        (train_program, ["--prompts.held_out", "[]"], "prompts.held_out is empty: name one or more"),
+        (
+            train_program,
+            ["--prompts.templates", "['a {occupation} {place}']"],
+            "braces other than those of {occupation}",
+        ),
+        (
+            train_program,
+            ["--adapter.kinds", "[soft_prompt]", "--adapter.num_tokens", "31"],
+            "adapter.num_tokens: 31 soft tokens do not fit",
+        ),
         (eval_program, [], "--adapter is missing"),
         (eval_program, ["--adapter", "nowhere"], "nowhere"),
         (generate, ["a pilot", "--num", "0"], "--num = 0 must be at least 1"),
@@ -120,6 +141,13 @@ def test_weights_and_biases_that_is_not_installed_is_one_line(tmp_path, monkeypa
         Log(tmp_path, images_every=2, start=0, wandb="fairness")
 
 
+def test_weights_and_biases_that_is_not_installed_is_told_before_the_run_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert train_program.main(["--training.wandb", "fairness", "--output", str(tmp_path / "run")]) == 2
+    assert "training.wandb = 'fairness' needs Weights & Biases" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])
 def test_help_starts_no_jax(program):
     code = (
@@ -155,6 +183,14 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(tmp_path, capsy
     assert eval_program.main(["--adapter", str(run), "--evaluation.seed", "7"]) == 0
     again = json.loads((run / "evaluation-7" / "results.json").read_text())
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
+
+
+def test_images_of_prompts_that_begin_alike_do_not_overwrite_each_other(tmp_path):
+    prompts = [
+        "a portrait of a person who works at " + "the very same place " * 3 + who for who in ("as chef", "as pilot")
+    ]
+    assert generate.main([*prompts, "--num", "1", "--steps", "1", "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("*-before.png"))) == 2
 
 
 def test_generate_writes_images_and_a_grid(tmp_path, capsys):

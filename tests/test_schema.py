@@ -32,6 +32,10 @@ class Training(schema.Section):
         return self
 
 
+class Span(schema.Section):
+    ends: tuple[int, int] = (1, 2)
+
+
 class Experiment(schema.Section):
     name: str = "x"
     out: Path | None = None
@@ -40,6 +44,7 @@ class Experiment(schema.Section):
     attributes: tuple[Attribute, ...] = (Attribute(name="gender"),)
     weights: dict[str, float] = {"image": 8.0}
     verbose: bool = False
+    span: Span = Span()
 
     @pydantic.field_validator("name")
     @classmethod
@@ -132,6 +137,7 @@ COMMAND_LINES = [
         "--training.size [1,b]",
         "training.size = [1, 'b']: must be an integer; training.size.1 = 'b': must be an integer",
     ),
+    ("--span.ends [1]", "span.ends.1 is missing"),
     ("--verbose yes", "verbose = 'yes': must be true or false"),
     ("--weights {a}", "weights.a = None: must be a number"),
     (

@@ -16,8 +16,10 @@ from fairjax.fairness import targets as module
 from fairjax.fairness.attributes import (
     Attribute,
     Target,
+    check_names,
     distribution,
     joint_cells,
+    joint_target,
     marginals,
     per_prompt,
     uniform,
@@ -215,6 +217,22 @@ def test_distribution_is_checked_in_one_line():
     assert "4 probabilities" in message(("gender", "age"), ((0.5, 0.5), (0.5,)))
     assert "named once" in message(("age", "age"), (0.25,) * 4)
     assert "empty" in message((), ())
+
+
+def test_a_distribution_that_does_not_sum_to_1_is_told_with_the_field_that_holds_it():
+    attributes, even = (GENDER, AGE), uniform((GENDER,))
+    with pytest.raises(ValueError, match="^target.marginals.age sums to 0.9: it should sum to 1$"):
+        joint_target(("gender", "age"), None, {"age": (0.5, 0.4)}, attributes)
+    with pytest.raises(ValueError, match="^target.prompts.pilot sums to 0.9: it should sum to 1$"):
+        per_prompt(("nurse", "pilot"), even, {"pilot": Target(("gender",), (0.5, 0.4))}, attributes)
+    with pytest.raises(ValueError, match="^target.distribution sums to 0.9: it should sum to 1$"):
+        joint_target(("gender",), (0.5, 0.4), {}, attributes)
+
+
+def test_names_are_checked_against_the_attributes_that_there_are():
+    check_names(["age"], (GENDER, AGE), "loss.factor1")
+    with pytest.raises(ValueError, match="^loss.factor1: no attribute 'agee'; did you mean 'age'?"):
+        check_names(["gender", "agee"], (GENDER, AGE), "loss.factor1")
 
 
 def test_attribute_is_checked():
