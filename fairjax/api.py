@@ -30,7 +30,9 @@ def classify(images: np.ndarray, judge: str | Path = PORTRAITS) -> Seen:
     Returns:
         class probabilities by attribute [p, n, classes], whether a face is shown [p, n], and what else is.
     """
-    classifier, params = judges.load_evaluation(find(judge, "judge"))
+    folder = find(judge, "judge")
+    judges.check_image_size(folder, images.shape[2:4])
+    classifier, params = judges.load_evaluation(folder)
     return measuring.classify(classifier, params, images)
 
 

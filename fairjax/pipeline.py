@@ -27,7 +27,13 @@ from fairjax.models.vae import AutoencoderKL, VAEConfig
 PORTRAITS = "portraits"
 """The name of the embedded pipeline, which ships with the package."""
 
-_HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
+_HUB_FILES = ["*.json", "tokenizer/*.txt", "*/*.safetensors"]
+_HUB_IGNORED = ["safety_checker/*", "*/*.*.safetensors"]
+"""Checkpoints beside the components are not downloaded, nor are variants of weights (`.fp16`, `.non_ema`)."""
+
+_TABLE_STEPS = 50
+"""`generate` compiles once for all numbers of steps up to this, and once for each that is larger."""
+
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
 
@@ -52,10 +58,20 @@ def find(name: str | Path, field: str = "model") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(str(name), allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
+        if half := _without_weights(folder):
+            snapshot_download(str(name), allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
+        return folder
     except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
+
+
+def _without_weights(folder: Path) -> list[str]:
+    """The components of a download whose weights the hub holds in half precision only, if at all."""
+    return [
+        config.parent.name for config in folder.glob("*/config.json") if not any(config.parent.glob("*.safetensors"))
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +89,7 @@ class Pipeline:
     schedule: NoiseSchedule
     scaling_factor: float
     latent_shape: tuple[int, int, int]  # h, w, c
+    image_size: tuple[int, int]  # height, width
     params: dict[str, Params]  # "text_encoder", "unet", "vae"
     folder: Path
 
@@ -90,6 +107,8 @@ class Pipeline:
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
+        latent_shape = _latent_shape(folder, unet, vae)
+        tokenizer = _read_tokenizer(folder / "tokenizer", text)
         scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
         networks = {
             "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
@@ -101,13 +120,13 @@ class Pipeline:
             "unet": folders.load(networks["unet"], folder / "unet", folders.WEIGHTS),
             "vae": folders.load(networks["vae"], folder / "vae", folders.WEIGHTS, rename=_OLD_ATTENTION),
         }
-        side = unet.sample_size or 64
         return cls(
             **networks,
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            tokenizer=tokenizer,
             schedule=NoiseSchedule.from_dict(scheduler),
             scaling_factor=vae.scaling_factor,
-            latent_shape=(side, side, unet.in_channels),
+            latent_shape=latent_shape,
+            image_size=tuple(side * 2 ** (len(vae.block_out_channels) - 1) for side in latent_shape[:2]),
             params=jax.tree.map(jnp.asarray, params),
             folder=folder,
         )
@@ -186,7 +205,8 @@ class Pipeline:
         bundle, mesh = bundle or {}, parallel.mesh()
         merged = parallel.replicate(bundles.merge(self.params, bundle), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""], bundle)
-        table, program = solver_table(self.schedule, num_steps, solver), _generation(self, mesh, guidance_scale)
+        rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
+        table, program = solver_table(self.schedule, rows, solver), _generation(self, mesh, guidance_scale)
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         size = -(-min(batch_size, len(rows)) // mesh.size) * mesh.size
         images = []
@@ -236,6 +256,33 @@ def to_uint8(images: jax.Array) -> jax.Array:
 def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
     """The solver's coefficients for 1 to `max_steps` steps."""
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
+
+
+def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:
+    """h, w, c of the latents; raises ValueError where the networks do not fit each other, or say no size."""
+    channels = unet.in_channels, unet.out_channels, vae.latent_channels
+    if len(set(channels)) > 1:
+        raise ValueError(
+            f"{folder}: in_channels = {channels[0]} and out_channels = {channels[1]} of the unet must be the "
+            f"latent_channels = {channels[2]} of the vae"
+        )
+    if unet.sample_size is None:  # diffusers has no default here either
+        raise ValueError(
+            f"{folder}: sample_size = None of the unet must be the side of its latents, or height and width"
+        )
+    height, width = unet.sample_size if isinstance(unet.sample_size, tuple) else (unet.sample_size,) * 2
+    return height, width, unet.in_channels
+
+
+def _read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
+    """Reads the tokenizer; raises ValueError where it pads prompts to more tokens than the text encoder takes."""
+    tokenizer, most = CLIPTokenizer.from_pretrained(folder), text.max_position_embeddings
+    if tokenizer.model_max_length > most:  # 1e30 where its files do not say: diffusers fails there too
+        raise ValueError(
+            f"{folder}: model_max_length = {tokenizer.model_max_length} is more than the text encoder's "
+            f"max_position_embeddings = {most}"
+        )
+    return tokenizer
 
 
 def _load_text_encoder(network: Network, folder: Path) -> Params:

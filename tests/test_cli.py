@@ -184,6 +184,19 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(tmp_path, capsy
     again = json.loads((run / "evaluation-7" / "results.json").read_text())
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
 
+    more = (*TINY, "--training.steps", "3", "--output", str(run), "--resume")
+    assert train_program.main(list(more)) == 0
+    longer = json.loads((run / "results.json").read_text())
+    assert longer["steps"] == 3 and longer["before"] == results["before"]
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+    drawn = tmp_path / "images"
+    prompt = ("a chef", "--num", "2", "--steps", "2", "--adapter", str(run), "--output", str(drawn))
+    assert generate.main(list(prompt)) == 0
+    before, after = (np.asarray(Image.open(drawn / f"00-a-chef-000-{name}.png"), int) for name in ("before", "after"))
+    assert 0 < np.abs(before - after).mean() < 64  # the same noise, another adapter
+    assert Image.open(drawn / "grid.png").size == (2 * 128, 2 * 128)
+
 
 def test_images_of_prompts_that_begin_alike_do_not_overwrite_each_other(tmp_path):
     prompts = [

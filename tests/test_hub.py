@@ -16,6 +16,12 @@ from fairjax.pipeline import find
 MODEL, COMMIT = "somebody/portraits", "0123456789abcdef0123456789abcdef01234567"
 
 
+UNWANTED = (
+    "unet/weights.bin", "v1-5-pruned.safetensors", "safety_checker/model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+)  # fmt: skip
+
+
 def _digest(file, algorithm):
     return algorithm(file.read_bytes()).hexdigest()
 
@@ -69,7 +75,9 @@ def hub(tmp_path):
             target = folder / path.relative_to(find("portraits"))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    (folder / "unet" / "weights.bin").write_bytes(b"a pickle")
+    for unwanted in UNWANTED:
+        (folder / unwanted).parent.mkdir(exist_ok=True)
+        (folder / unwanted).write_bytes(b"what no pipeline reads")
     handler = type("Handler", (Hub,), {"folder": folder, "asked": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -98,11 +106,21 @@ def test_a_hub_id_is_downloaded_once_without_pickles_and_loads(hub, tmp_path):
     assert first.returncode == 0, first.stderr
     assert COMMIT in first.stdout and first.stdout.startswith(str(tuple([16, 16, 4])))
     assert any("unet/diffusion_pytorch_model.safetensors" in line for line in asked)
-    assert not any("weights.bin" in line for line in asked)
+    assert not [line for line in asked if any(name in line for name in UNWANTED)]
     asked.clear()
     again = read(MODEL, address, tmp_path / "cache")
     assert again.stdout == first.stdout
     assert not any(line.startswith("GET") and "/resolve/" in line for line in asked)
+
+
+def test_weights_in_half_precision_are_downloaded_where_there_are_no_others(hub, tmp_path):
+    address, asked = hub
+    vae = tmp_path / "served" / "vae"
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    read_again = read(MODEL, address, tmp_path / "cache")
+    assert read_again.returncode == 0, read_again.stderr
+    assert any("vae/diffusion_pytorch_model.fp16.safetensors" in line for line in asked)
+    assert not any("unet/diffusion_pytorch_model.fp16" in line for line in asked)
 
 
 def test_a_model_that_the_hub_has_not_is_one_line(hub, tmp_path):

@@ -1,10 +1,18 @@
 """The embedded pipeline: what diffusers makes of the same folder, and images that depend on nothing but their key."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
+import fairjax
+from fairjax import parallel
+from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter, save_adapter
-from fairjax.pipeline import Pipeline, find, image_keys, solver_table
+from fairjax.pipeline import Pipeline, _generation, find, image_keys, solver_table
+from fairjax.schema import load
+from fairjax.training.finetuning import Finetuning
 
 PROMPTS = ["a portrait of a pilot", "a photo of the face of a chef, a person"]
 
@@ -84,3 +92,50 @@ def test_an_adapter_comes_back_as_it_was_saved(pipeline, tmp_path):
 def test_a_model_that_is_not_there_is_one_clear_line():
     with pytest.raises(FileNotFoundError, match="model = 'no/such/folder': no such folder"):
         Pipeline.from_pretrained("no/such/folder")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The embedded pipeline, to be changed."""
+    shutil.copytree(find("portraits"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("component", "fields", "message"),
+    [
+        ("unet/config.json", {"in_channels": 9}, "in_channels = 9 and out_channels = 4 of the unet must be the"),
+        ("vae/config.json", {"latent_channels": 3}, "latent_channels = 3 of the vae"),
+        ("unet/config.json", {"sample_size": None}, "sample_size = None of the unet must be"),
+        ("text_encoder/config.json", {"max_position_embeddings": 16}, "model_max_length = 32 is more than"),
+    ],
+)
+def test_components_that_do_not_fit_each_other_are_refused_by_name(folder, component, fields, message):
+    change(folder / component, **fields)
+    with pytest.raises(ValueError, match=message) as error:
+        Pipeline.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_latents_need_not_be_square_but_the_judges_must_know_the_size(folder):
+    change(folder / "unet" / "config.json", sample_size=[8, 16])
+    pipeline = Pipeline.from_pretrained(folder)
+    assert (pipeline.latent_shape, pipeline.image_size) == ((8, 16, 4), (32, 64))
+    images = pipeline.generate(["a chef"], num_steps=1, guidance_scale=1.0)
+    assert images.shape == (1, 1, 32, 64, 3)
+    message = "look at 64 x 64 pixels, the images have 32 x 64"
+    with pytest.raises(ValueError, match=message):
+        Finetuning(load(Experiment, None, {"model": str(folder)}), parallel.mesh(1))
+    with pytest.raises(ValueError, match=message):
+        fairjax.classify(images)
+
+
+def test_any_number_of_steps_runs_in_one_compiled_program():
+    pipeline = Pipeline.from_pretrained()
+    for num_steps in (2, 3):
+        pipeline.generate(["a chef"], num_steps=num_steps, guidance_scale=1.0)
+    assert _generation(pipeline, parallel.mesh(), 1.0)._cache_size() == 1

@@ -21,7 +21,7 @@ from fairjax.evaluation.scores import Names, Scoring
 from fairjax.faces import judges
 from fairjax.faces.classifier import Classifier
 from fairjax.fairness import metrics
-from fairjax.fairness.attributes import Target, distribution
+from fairjax.fairness.attributes import Target, per_prompt
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline
 from fairjax.prompts import Prompt
@@ -52,8 +52,8 @@ class Comparison:
         self.prompts, self.config, self.folder = prompts, config, folder
         self.attributes = judges.attributes(classifier)
         self.scoring = Scoring(self.attributes, target.attributes)
-        own = {name: Target(target.attributes, shares) for name, shares in config.target.prompts.items()}
-        self.wished = np.stack([distribution(own.get(p.subject, target), self.attributes) for p in prompts])  # [p, K]
+        asked_for = [prompt.subject for prompt in prompts]
+        self.wished = per_prompt(asked_for, target, config.target.prompts, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
 

@@ -31,11 +31,12 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
             judges.attributes(classifier),
         )
         prompts = subjects(config.prompts).measuring(config.evaluation.subjects)
+        judges.check_image_size(find(config.judges, "judges"), pipeline.image_size)
+        folder = Path(config.output)
+        comparison = Comparison(pipeline, classifier, jax.device_put(params), target, prompts, config, folder)
     with blame("--adapter"):
         bundle = load_adapter(adapter, pipeline)
-    folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    comparison = Comparison(pipeline, classifier, jax.device_put(params), target, prompts, config, folder)
     with bars(console) as progress:
         for name, chosen in (("before", {}), ("after", bundle)):
             comparison.measure(name, chosen, counting(progress, name, comparison.num_images))

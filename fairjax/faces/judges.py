@@ -111,6 +111,14 @@ def _bank(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32 if name == "embeddings" else np.int32) for name, value in tensors.items()}
 
 
+def check_image_size(folder: Path, image_size: tuple[int, int]) -> None:
+    """Raises a one-line ValueError where judges that know one size of image are to look at another, (height, width)."""
+    side = folders.read_json(folder / "faces.json").get("image_size")
+    if side is not None and image_size != (side, side):
+        height, width = image_size
+        raise ValueError(f"the judges in {folder} look at {side} x {side} pixels, the images have {height} x {width}")
+
+
 def load_evaluation(folder: Path) -> tuple[Classifier, Params]:
     """The separately trained classifier that measures: fooling the one that finetuning sees does not pay."""
     return classifiers.load(folder / "classifier_eval")

@@ -93,16 +93,12 @@ def distribution(target: Target, attributes: Sequence[Attribute], field: str = "
 
 
 def per_prompt(
-    prompts: Sequence[str], default: Target, overrides: Mapping[str, Target], attributes: Sequence[Attribute]
+    prompts: Sequence[str], default: Target, own: Mapping[str, Sequence[Any]], attributes: Sequence[Attribute]
 ) -> np.ndarray:
-    """Distributions [P, K] of the prompts: their own where `overrides` has one, else the default's."""
-    for prompt, target in overrides.items():
-        if target.attributes != default.attributes:
-            raise ValueError(
-                f"target for {prompt!r} is over {list(target.attributes)}: should be over {list(default.attributes)}"
-            )
+    """Distributions [P, K] of the prompts: their `own` where they have one, over the same cells, else the default's."""
     rows = {
-        prompt: distribution(target, attributes, f"target.prompts.{prompt}") for prompt, target in overrides.items()
+        prompt: distribution(Target(default.attributes, tuple(shares)), attributes, f"target.prompts.{prompt}")
+        for prompt, shares in own.items()
     }
     others = distribution(default, attributes)
     return np.stack([rows.get(prompt, others) for prompt in prompts])

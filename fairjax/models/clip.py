@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fairjax.models.configs import read_config
-from fairjax.models.layers import ACTIVATIONS, Dtype
+from fairjax.models.layers import ACTIVATIONS, MLP, Dtype, layer_norm
 
 _ACTIVATIONS = ACTIVATIONS | {"quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x)}
 _ONLY = {
@@ -95,20 +95,8 @@ class CLIPAttention(nnx.Module):
         return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
 
 
-class CLIPMLP(nnx.Module):
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.activation = config.hidden_act
-        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
-
-
 def _layer_norm(config: Config, rngs: nnx.Rngs, dtype: Dtype) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
-    )
+    return layer_norm(config.hidden_size, config.layer_norm_eps, rngs=rngs, dtype=dtype)
 
 
 class CLIPEncoderLayer(nnx.Module):
@@ -116,7 +104,8 @@ class CLIPEncoderLayer(nnx.Module):
         self.layer_norm1 = _layer_norm(config, rngs, dtype)
         self.self_attn = CLIPAttention(config, rngs=rngs, dtype=dtype)
         self.layer_norm2 = _layer_norm(config, rngs, dtype)
-        self.mlp = CLIPMLP(config, rngs=rngs, dtype=dtype)
+        activation = _ACTIVATIONS[config.hidden_act]
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, activation, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, causal: bool) -> jax.Array:
         x = x + self.self_attn(self.layer_norm1(x), causal)

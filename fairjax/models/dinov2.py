@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from fairjax.models.configs import read_config
-from fairjax.models.layers import ACTIVATIONS, Dtype
+from fairjax.models.layers import ACTIVATIONS, MLP, Dtype, layer_norm
 
 _ONLY = {
     "hidden_act": tuple(ACTIVATIONS),
@@ -133,21 +133,8 @@ class LayerScale(nnx.Module):
         return x * self.lambda1[...].astype(x.dtype)[None, None]
 
 
-class MLP(nnx.Module):
-    def __init__(self, config: Dinov2Config, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.activation = config.hidden_act
-        size, inner = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
-        self.fc1 = nnx.Linear(size, inner, dtype=dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(inner, size, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
-
-
 def _layer_norm(config: Dinov2Config, rngs: nnx.Rngs, dtype: Dtype) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
-    )
+    return layer_norm(config.hidden_size, config.layer_norm_eps, rngs=rngs, dtype=dtype)
 
 
 class Layer(nnx.Module):
@@ -156,7 +143,8 @@ class Layer(nnx.Module):
         self.attention = Attention(config, rngs=rngs, dtype=dtype)
         self.layer_scale1 = LayerScale(config.hidden_size)
         self.norm2 = _layer_norm(config, rngs, dtype)
-        self.mlp = MLP(config, rngs=rngs, dtype=dtype)
+        size, activation = config.hidden_size, ACTIVATIONS[config.hidden_act]
+        self.mlp = MLP(size, int(size * config.mlp_ratio), activation, rngs=rngs, dtype=dtype)
         self.layer_scale2 = LayerScale(config.hidden_size)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Layers that the UNet and the autoencoder share. Images are NHWC; names follow diffusers."""
+"""Layers that several networks share. Images are NHWC; names follow diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def conv(
     if padding is None:
         padding = ((kernel // 2, kernel // 2),) * 2
     return nnx.Conv(inputs, outputs, (kernel, kernel), stride, padding=padding, dtype=dtype, rngs=rngs)
+
+
+def layer_norm(channels: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None) -> nnx.LayerNorm:
+    """PyTorch's layer normalisation, with its two-pass variance."""
+    return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class MLP(nnx.Module):
+    """The two layers of a transformer's block, as CLIP and DINOv2 name them."""
+
+    def __init__(
+        self, channels: int, inner: int, activation: Callable[[jax.Array], jax.Array], *, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        self.activation = activation
+        self.fc1 = nnx.Linear(channels, inner, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(inner, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class GroupNorm(nnx.Module):

@@ -24,6 +24,7 @@ from fairjax.models.layers import (
     ResnetBlock2D,
     Upsample2D,
     conv,
+    layer_norm,
 )
 
 _ONLY = {
@@ -60,7 +61,7 @@ _DOWN, _UP = ("CrossAttnDownBlock2D", "DownBlock2D"), ("CrossAttnUpBlock2D", "Up
 class UNetConfig:
     """The fields of a diffusers UNet `config.json` that change the computation; the defaults are diffusers'."""
 
-    sample_size: int | None = None
+    sample_size: int | tuple[int, int] | None = None  # of the latents: a side, or height and width
     in_channels: int = 4
     out_channels: int = 4
     center_input_sample: bool = False
@@ -143,12 +144,11 @@ class FeedForward(nnx.Module):
 
 class BasicTransformerBlock(nnx.Module):
     def __init__(self, channels: int, heads: int, context_channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        norm = {"epsilon": 1e-5, "use_fast_variance": False, "dtype": dtype, "rngs": rngs}
-        self.norm1 = nnx.LayerNorm(channels, **norm)
+        self.norm1 = layer_norm(channels, 1e-5, rngs=rngs, dtype=dtype)
         self.attn1 = Attention(channels, heads, rngs=rngs, dtype=dtype)
-        self.norm2 = nnx.LayerNorm(channels, **norm)
+        self.norm2 = layer_norm(channels, 1e-5, rngs=rngs, dtype=dtype)
         self.attn2 = Attention(channels, heads, context_channels=context_channels, rngs=rngs, dtype=dtype)
-        self.norm3 = nnx.LayerNorm(channels, **norm)
+        self.norm3 = layer_norm(channels, 1e-5, rngs=rngs, dtype=dtype)
         self.ff = FeedForward(channels, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:

@@ -60,7 +60,7 @@ def export(work: Pretraining, folder: Path) -> None:
         classifiers.save(work.classifier_network(name), work.classifier(name), folder / name, np.float16)
     classifiers.save(work.face_network, work.face, folder / "face_embedding", np.float16)
     folders.write_weights(folder / "face_embedding", "bank", work.bank)
-    folders.write_json(folder / "faces.json", {"detector": "fixed", "box": FACE_BOX})
+    folders.write_json(folder / "faces.json", {"detector": "fixed", "box": FACE_BOX, "image_size": recipe.IMAGE_SIZE})
 
 
 def _write(folder: Path, stem: str, name: str, config: Any, params: Params, **measured: float) -> None:

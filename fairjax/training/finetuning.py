@@ -19,7 +19,7 @@ from fairjax.config import Experiment
 from fairjax.faces import judges as judging
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
-from fairjax.fairness.attributes import Target, joint_target
+from fairjax.fairness.attributes import joint_target
 from fairjax.pipeline import Pipeline, find, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.training import step as steps
@@ -67,7 +67,8 @@ class Finetuning:
         self._key = jax.random.key(config.seed)
 
     def _check(self) -> None:
-        """What a configuration alone cannot know: attributes, the length of prompts, the number of devices."""
+        """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
+        judging.check_image_size(find(self.config.judges, "judges"), self.pipeline.image_size)
         for name in ("factor1", "factor2"):
             fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
         if "soft_prompt" in self.config.adapter.kinds:
@@ -90,9 +91,8 @@ class Finetuning:
         for subject in section.prompts:
             if subject not in self.subjects.trained:
                 raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
-        own = {subject: Target(section.attributes, shares) for subject, shares in section.prompts.items()}
         names = self.subjects.trained
-        rows = fairness.per_prompt(names, self.target, own, self.attributes)
+        rows = fairness.per_prompt(names, self.target, section.prompts, self.attributes)
         return dict(zip(names, rows, strict=True))
 
     def initial(self) -> State:
