@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
 from fairjax.config import GUIDANCE_SCALE
-from fairjax.schema import UserError, blame, command
+from fairjax.schema import Parser, UserError, blame, command
 
 
-def _parser() -> argparse.ArgumentParser:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str):
-            raise UserError(message)
-
+def _parser() -> Parser:
     parser = Parser(prog="python -m fairjax.generate", description=__doc__)
     parser.add_argument("prompts", nargs="+", help="what to show, in quotes")
     parser.add_argument("--model", default="portraits", help="the embedded model, a diffusers folder, or a hub id")

@@ -185,7 +185,9 @@ def add_arguments(parser: argparse.ArgumentParser, schema: type[Section]) -> Non
         )
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are `UserError`s."""
+
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(message)
 
@@ -208,7 +210,7 @@ def parse(
         The configuration, and the values of the program's own options; `given` among them holds the names of the
         fields that the command line sets.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description=description,
         allow_abbrev=False,
@@ -293,14 +295,14 @@ def dump(config: Section) -> str:
 
 @contextlib.contextmanager
 def blame(subject: str) -> Iterator[None]:
-    """Turns a ValueError or OSError about the user's data into `UserError("subject: ...")`."""
+    """Turns a ValueError, OSError or ImportError about the user's data into `UserError("subject: ...")`."""
     try:
         yield
     except OSError as error:
         told = error.filename is None or str(error.filename) in subject
-        where, reason = "" if told else f"{error.filename}: ", (error.strerror or str(error)).lower()
+        where, reason = "" if told else f"{error.filename}: ", error.strerror.lower() if error.strerror else error
         raise UserError(f"{subject}: {where}{reason}") from error
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UserError(f"{subject}: {error}") from error
 
 

@@ -206,6 +206,13 @@ def test_blame_names_the_subject_of_bad_data_and_missing_files():
         open("/nowhere/at/all").close()
 
 
+def test_blame_keeps_the_letters_of_a_path_and_tells_what_is_not_installed():
+    with pytest.raises(schema.UserError, match="^weights: A/Folder does not exist$"), schema.blame("weights"):
+        raise FileNotFoundError("A/Folder does not exist")
+    with pytest.raises(schema.UserError, match="^detector: pip install it$"), schema.blame("detector"):
+        raise ImportError("pip install it")
+
+
 def test_exit_codes(capsys):
     @schema.command
     def program(argv):
