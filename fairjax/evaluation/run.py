@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.comparison import Comparison
-from fairjax.faces import judges
+from fairjax.faces import reading
 from fairjax.fairness.attributes import joint_target
-from fairjax.pipeline import Pipeline, find
+from fairjax.pipeline import Pipeline
 from fairjax.progress import bars, counting
 from fairjax.prompts import subjects
 from fairjax.schema import blame
@@ -23,17 +22,17 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
     """Measures the base and the finetuned model from the same noise, resuming where it was stopped."""
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model)
-        classifier, params = judges.load_evaluation(find(config.judges, "judges"))
+        judge, params = reading.evaluation_judge(config.judges)
         target = joint_target(
             config.target.attributes,
             config.target.distribution,
             config.target.marginals,
-            judges.attributes(classifier),
+            judge.attributes,
         )
         prompts = subjects(config.prompts).measuring(config.evaluation.subjects)
-        judges.check_image_size(find(config.judges, "judges"), pipeline.image_size)
+        judge.check(pipeline.image_size)
         folder = Path(config.output)
-        comparison = Comparison(pipeline, classifier, jax.device_put(params), target, prompts, config, folder)
+        comparison = Comparison(pipeline, judge, params, target, prompts, config, folder)
     with blame("--adapter"):
         bundle = load_adapter(adapter, pipeline)
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,11 @@ from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
-from fairjax.faces import judges as judging
+from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
 from fairjax.fairness.attributes import joint_target
-from fairjax.pipeline import Pipeline, find, solver_table, to_uint8
+from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
@@ -50,8 +50,8 @@ class Finetuning:
         self.config = config
         self.mesh = mesh or parallel.mesh()
         self.pipeline = Pipeline.from_pretrained(config.model)
-        self.judges: Judges = judging.load(find(config.judges, "judges"))
-        self.attributes = judging.attributes(self.judges.classifier)
+        self.judges: Judges = reading.judges(config.judges)
+        self.attributes = self.judges.judge.attributes
         self.target = joint_target(
             config.target.attributes, config.target.distribution, config.target.marginals, self.attributes
         )
@@ -68,7 +68,7 @@ class Finetuning:
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
-        judging.check_image_size(find(self.config.judges, "judges"), self.pipeline.image_size)
+        self.judges.judge.check(self.pipeline.image_size)
         for name in ("factor1", "factor2"):
             fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
         if "soft_prompt" in self.config.adapter.kinds:
