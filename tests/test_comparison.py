@@ -97,12 +97,13 @@ class Painter:
 def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_path):
     """A run that goes on for more steps must not be measured by what an earlier adapter drew."""
     painter, told = Painter(), []
-    params = comparison.classifier.network.init(jax.random.key(0))
+    (classifier,) = comparison.judge.classifiers
+    params = {"locator": {}, "classifiers": [classifier.network.init(jax.random.key(0))]}
 
     def asked(bundle, **evaluation):
         section = {"images_per_prompt": 2, "batch_size": 2} | evaluation
         config = load(Experiment, None, {f"evaluation.{name}": value for name, value in section.items()})
-        again = Comparison(painter, comparison.classifier, params, EVEN_GENDER, PROMPTS, config, tmp_path)
+        again = Comparison(painter, comparison.judge, params, EVEN_GENDER, PROMPTS, config, tmp_path)
         before = len(painter.asked)
         again.measure("after", bundle, told.append)
         return len(painter.asked) - before
