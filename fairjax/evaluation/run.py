@@ -8,11 +8,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from fairjax import tables
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.comparison import Comparison
 from fairjax.faces import judges
-from fairjax.fairness.attributes import joint_target
 from fairjax.pipeline import Pipeline, find
 from fairjax.progress import bars, counting
 from fairjax.prompts import subjects
@@ -24,13 +24,9 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model)
         classifier, params = judges.load_evaluation(find(config.judges, "judges"))
-        target = joint_target(
-            config.target.attributes,
-            config.target.distribution,
-            config.target.marginals,
-            judges.attributes(classifier),
-        )
-        prompts = subjects(config.prompts).measuring(config.evaluation.subjects)
+        asked_for = subjects(config.prompts)
+        target = tables.target(config.target, judges.attributes(classifier), asked_for.known)
+        prompts = asked_for.measuring(config.evaluation.subjects)
         judges.check_image_size(find(config.judges, "judges"), pipeline.image_size)
         folder = Path(config.output)
         comparison = Comparison(pipeline, classifier, jax.device_put(params), target, prompts, config, folder)
