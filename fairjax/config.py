@@ -85,7 +85,9 @@ class SourceSection(Section):
 
 class PromptSection(Section):
     sources: tuple[SourceSection, ...] = Field(
-        (), description="lists of prompts, mixed by weight; they take the place of all of the fields below"
+        (),
+        description="lists, files or datasets of prompts, mixed by weight, in place of the four fields below: each a "
+        "name and, if need be, weight, column, weight_column and templates (docs/prompts.md)",
     )
     held_out_split: Literal["test", "validation"] = Field(
         "test", description="what the sources call the split that only measures"

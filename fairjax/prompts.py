@@ -185,9 +185,13 @@ def _names(where: str, values: Iterable[Any]) -> tuple[str, ...]:
 def _weights(where: str, values: Iterable[Any]) -> tuple[float, ...]:
     weights = []
     for number, value in enumerate(values, 1):
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        try:
+            weight = float(value)
+        except (TypeError, ValueError):
+            weight = math.nan
+        if not 0 < weight < math.inf:
             raise ValueError(f"{where} row {number}: weight {value!r} should be a number above 0")
-        weights.append(float(value))
+        weights.append(weight)
     return tuple(weights)
 
 

@@ -45,7 +45,9 @@ def read(name: str) -> dict[str, Dataset]:
         try:
             if path.is_file():
                 return dict(datasets.load_dataset(kind, data_files=name, **here))
-            return dict(datasets.load_dataset(name, **(here if path.is_dir() else {})))
+            if path.is_dir():
+                return dict(datasets.load_dataset(str(path.resolve()), **here))
+            return dict(datasets.load_dataset(name))
         except Exception as error:  # its own kinds, and those of the reader, of the hub's client and of the system
             reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"{name!r} cannot be read: {reason[0]}") from None
