@@ -35,7 +35,14 @@ class TargetSection(Section):
         {},
         description="instead: probabilities by attribute, independent of each other; attributes left out are uniform",
     )
-    prompts: dict[str, tuple[float, ...]] = Field({}, description="other distributions of single subjects, by subject")
+    table: str | None = Field(
+        None,
+        description="a CSV, JSON or Parquet file of other distributions: a column `subject`, and one of probabilities "
+        "for each class or joint class",
+    )
+    prompts: dict[str, tuple[float, ...]] = Field(
+        {}, description="other distributions of single subjects, by subject; they win over the table's"
+    )
     cost_weights: dict[str, tuple[tuple[float, ...], ...]] = Field(
         {},
         description="by attribute, a row for each class to reach: weights of the class probabilities in the distance "
@@ -99,7 +106,33 @@ class AdapterSection(Section):
     num_tokens: int = Field(5, ge=1, description="how many soft tokens stand before each prompt")
 
 
+class SourceSection(Section):
+    """Where prompts come from."""
+
+    name: str = Field(
+        description="occupations, contexts, descriptors or sports, which come with fairjax; a file (.csv, .json, "
+        ".jsonl, .parquet, .txt); a folder with a file for each of train, validation and test; or a dataset of the hub"
+    )
+    weight: float = Field(1.0, gt=0, description="how often it is drawn from, against the other sources")
+    column: str | None = Field(None, description="of a file or dataset, the one to read; null is its only one")
+    weight_column: str | None = Field(None, description="says how often each row is drawn; null is all the same")
+    templates: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="prompts with a placeholder, {subject} say, for the rows; null takes the list's own, and of files "
+        "the rows as they are",
+    )
+
+
 class PromptSection(Section):
+    sources: tuple[SourceSection, ...] = Field(
+        (),
+        description="lists, files or datasets of prompts, mixed by weight, in place of the four fields below: each a "
+        "name and, if need be, weight, column, weight_column and templates (docs/prompts.md)",
+    )
+    held_out_split: Literal["test", "validation"] = Field(
+        "test", description="what the sources call the split that only measures"
+    )
     subjects: tuple[str, ...] | None = Field(
         None,
         description="who is asked for in training; null takes the embedded trained ones, less `held_out`",
@@ -112,6 +145,13 @@ class PromptSection(Section):
     unseen_templates: tuple[str, ...] | None = Field(
         None, description="prompts that measure, with {occupation} in them"
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PromptSection:
+        for name in ("subjects", "held_out", "templates", "unseen_templates"):
+            if self.sources and getattr(self, name) is not None:
+                raise ValueError(f"prompts.sources takes the place of prompts.{name}: give one of them")
+        return self
 
 
 class TrainingSection(Section):

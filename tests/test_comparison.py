@@ -34,8 +34,8 @@ PROMPTS = [Prompt("a chef", "chef", False), Prompt("a pilot", "pilot", True)]
 def comparison(tmp_path_factory):
     config = MobileNetV3Config((Row(3, 16, 16, False, False, 1),), 8, 8)
     judge = Judge(FixedBox(), (Classifier.make(config, HEADS, 8),), None)
-    target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125))
-    config = load(Experiment, None, {"target.prompts": {"pilot": (0.5, 0, 0.5, 0)}, "evaluation.images_per_prompt": 4})
+    target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125), {"pilot": (0.5, 0, 0.5, 0)})
+    config = load(Experiment, None, {"evaluation.images_per_prompt": 4})
     return Comparison(None, judge, {}, target, PROMPTS, config, tmp_path_factory.mktemp("run"))
 
 

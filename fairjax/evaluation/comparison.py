@@ -52,7 +52,7 @@ class Comparison:
         self.attributes = judge.attributes
         self.scoring = Scoring(self.attributes, target.attributes)
         asked_for = [prompt.subject for prompt in prompts]
-        self.wished = per_prompt(asked_for, target, config.target.prompts, self.attributes)  # [p, K]
+        self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from fairjax import tables
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.comparison import Comparison
 from fairjax.faces import reading
-from fairjax.fairness.attributes import joint_target
 from fairjax.pipeline import Pipeline
 from fairjax.progress import bars, counting
 from fairjax.prompts import subjects
@@ -23,13 +23,9 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model)
         judge, params = reading.evaluation_judge(config.judges)
-        target = joint_target(
-            config.target.attributes,
-            config.target.distribution,
-            config.target.marginals,
-            judge.attributes,
-        )
-        prompts = subjects(config.prompts).measuring(config.evaluation.subjects)
+        asked_for = subjects(config.prompts)
+        target = tables.target(config.target, judge.attributes, asked_for.known)
+        prompts = asked_for.measuring(config.evaluation.subjects)
         judge.check(pipeline.image_size)
         folder = Path(config.output)
         comparison = Comparison(pipeline, judge, params, target, prompts, config, folder)

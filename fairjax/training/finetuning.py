@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import parallel
+from fairjax import parallel, tables
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
@@ -19,7 +19,6 @@ from fairjax.config import Experiment
 from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
-from fairjax.fairness.attributes import joint_target
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.training import step as steps
@@ -52,10 +51,8 @@ class Finetuning:
         self.pipeline = Pipeline.from_pretrained(config.model)
         self.judges: Judges = reading.judges(config.judges)
         self.attributes = self.judges.judge.attributes
-        self.target = joint_target(
-            config.target.attributes, config.target.distribution, config.target.marginals, self.attributes
-        )
         self.subjects: Subjects = subjects(config.prompts)
+        self.target = tables.target(config.target, self.attributes, self.subjects.known)
         self._distributions = self._by_subject()
         self._check()
         training = config.training
@@ -87,12 +84,11 @@ class Finetuning:
             )
 
     def _by_subject(self) -> dict[str, np.ndarray]:
-        section = self.config.target
-        for subject in section.prompts:
-            if subject not in self.subjects.trained:
-                raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
         names = self.subjects.trained
-        rows = fairness.per_prompt(names, self.target, section.prompts, self.attributes)
+        for subject in self.config.target.prompts:
+            if subject not in names:
+                raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
+        rows = fairness.per_prompt(names, self.target, self.attributes)
         return dict(zip(names, rows, strict=True))
 
     def initial(self) -> State:
