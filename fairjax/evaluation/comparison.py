@@ -85,7 +85,7 @@ class Comparison:
                 on_batch(images.shape[0] * images.shape[1])
             parts.append(images)
         images = np.concatenate(parts)
-        self.measured[name] = Measured(images, classify(self.classifier, self.params, images))
+        self.measured[name] = Measured(images, classify(self.judge, self.params, images))
         return self.measured[name]
 
     @property
