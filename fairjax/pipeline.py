@@ -67,6 +67,22 @@ def find(name: str | Path, field: str = "model") -> Path:
         raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
 
 
+def on_hub(name: str | Path) -> bool:
+    """Whether `find` would have to download it: a hub id of which there is no copy on this machine."""
+    if str(name) == PORTRAITS or Path(name).exists() or str(name).count("/") != 1:
+        return False
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(str(name), local_files_only=True)
+    except LocalEntryNotFoundError:
+        return True
+    except HFValidationError:  # no id at all: `find` says so
+        pass
+    return False
+
+
 def _without_weights(folder: Path) -> list[str]:
     """The components of a download whose weights the hub holds in half precision only, if at all."""
     return [

@@ -145,7 +145,9 @@ def _shipped(source: SourceSection) -> dict[str, Rows]:
         words, templates = dict(content[split]), content["templates"]
         names = others[split].subjects if others else words.pop("subjects")
         for placeholder, fillings in words.items():
-            templates = [captions.fill(template, words, placeholder) for template in templates for words in fillings]
+            templates = [
+                captions.fill(template, filling, placeholder) for template in templates for filling in fillings
+            ]
         random.Random(0).shuffle(templates)  # in turn, they differ in everything
         splits[split] = Rows(tuple(names), _templates(source) or tuple(templates))
     return splits
@@ -178,7 +180,7 @@ def _names(where: str, values: Iterable[Any]) -> tuple[str, ...]:
     for number, value in enumerate(values, 1):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{where} row {number}: {value!r} should be text")
-        names.append(value.strip())
+        names.append(value.strip("\ufeff \t"))  # some editors begin a text file with a mark of its encoding
     return tuple(names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import glob
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def read(name: str) -> dict[str, Dataset]:
         here = {"cache_dir": cache, "keep_in_memory": True}
         try:
             if path.is_file():
-                return dict(datasets.load_dataset(kind, data_files=name, **here))
+                return dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here))
             if path.is_dir():
                 return dict(datasets.load_dataset(str(path.resolve()), **here))
             return dict(datasets.load_dataset(name))

@@ -40,7 +40,7 @@ def write(path, names=NAMES, weights=WEIGHTS):
         case ".parquet":
             datasets.Dataset.from_list(rows).to_parquet(path)
         case ".txt":
-            path.write_text("".join(f"{name}\n" for name in names))
+            path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8-sig")  # as Windows writes it
     return str(path)
 
 
@@ -51,7 +51,7 @@ def test_every_format_is_read_back_the_same_and_leaves_nothing_on_the_disk(tmp_p
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     columns = {} if ending == "txt" else {"column": "job", "weight_column": "share"}
-    (source,) = read({"name": write(tmp_path / f"jobs.{ending}"), **columns}).sources
+    (source,) = read({"name": write(tmp_path / f"jobs [1].{ending}"), **columns}).sources
     assert source.trained == Rows(NAMES, ("{prompt}",), None if ending == "txt" else WEIGHTS)
     assert source.held_out == Rows()
     assert not any(scratch.iterdir()) and not cache.exists()

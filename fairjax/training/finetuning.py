@@ -111,6 +111,10 @@ class Finetuning:
         fields = (ids[1:], ids[:1], plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
 
+    def compiled(self, state: State, batch: steps.Batch) -> jax.stages.Compiled:
+        """The program of a step, which knows what memory it takes."""
+        return self._program.lower(state, self._frozen, batch).compile()
+
     def start(self, checkpoints: Checkpoints) -> int:
         """How many steps the newest checkpoint has, 0 without one.
 
