@@ -27,6 +27,8 @@ from fairjax.models.vae import AutoencoderKL, VAEConfig
 PORTRAITS = "portraits"
 """The name of the embedded pipeline, which ships with the package."""
 
+_KIND = "StableDiffusionPipeline"
+
 _HUB_FILES = ["*.json", "tokenizer/*.txt", "*/*.safetensors"]
 _HUB_IGNORED = ["safety_checker/*", "*/*.*.safetensors"]
 """Checkpoints beside the components are not downloaded, nor are variants of weights (`.fp16`, `.non_ema`)."""
@@ -120,6 +122,7 @@ class Pipeline:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
         folder = find(name)
+        _check_kind(folder)
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
@@ -272,6 +275,14 @@ def to_uint8(images: jax.Array) -> jax.Array:
 def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
     """The solver's coefficients for 1 to `max_steps` steps."""
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
+
+
+def _check_kind(folder: Path) -> None:
+    """Raises ValueError for the folder of another kind of pipeline, SDXL's say."""
+    index = folder / "model_index.json"
+    kind = folders.read_json(index).get("_class_name", _KIND) if index.is_file() else _KIND
+    if kind != _KIND:
+        raise ValueError(f"{index}: _class_name = {kind!r}: Stable Diffusion 1.x and 2.x ({_KIND}) are supported")
 
 
 def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:

@@ -139,3 +139,10 @@ def test_any_number_of_steps_runs_in_one_compiled_program():
     for num_steps in (2, 3):
         pipeline.generate(["a chef"], num_steps=num_steps, guidance_scale=1.0)
     assert _generation(pipeline, parallel.mesh(), 1.0)._cache_size() == 1
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
+def test_other_kinds_of_pipeline_are_refused_by_name(kind, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(ValueError, match=f"_class_name = '{kind}': Stable Diffusion 1.x and 2.x .* are supported"):
+        Pipeline.from_pretrained(tmp_path)
