@@ -11,6 +11,7 @@ from fairjax.schema import command, parse
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.add_argument("--dry-run", action="store_true", help="say what the run will do, and do nothing")
 
 
 @command
@@ -19,9 +20,13 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     from fairjax import parallel
+    from fairjax.training.plan import dry_run
     from fairjax.training.run import run  # after the configuration: its errors and --help are instant
 
     parallel.split_cpu()
+    if options.dry_run:
+        dry_run(config, Console())
+        return
     run(config, options.resume, Console())
 
 

@@ -11,34 +11,37 @@ import numpy as np
 
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import GUIDANCE_SCALE, Experiment
+from fairjax.config import GUIDANCE_SCALE, Experiment, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.measuring import Seen
-from fairjax.faces import judges
+from fairjax.faces import reading
 from fairjax.fairness import metrics
-from fairjax.pipeline import PORTRAITS, Pipeline, find
+from fairjax.pipeline import Pipeline
 from fairjax.training.finetuning import Finetuning, OnStep
 
+EMBEDDED = JudgesSection()
+"""Those of the embedded world, which know where its faces are."""
 
-def classify(images: np.ndarray, judge: str | Path = PORTRAITS) -> Seen:
-    """What the evaluation classifier sees in images.
+
+def classify(images: np.ndarray, judges: JudgesSection = EMBEDDED) -> Seen:
+    """What the evaluation classifiers see in images.
 
     Args:
         images: uint8 [p, n, H, W, 3], as `Pipeline.generate` gives them.
-        judge: "portraits", or a folder with a `classifier_eval` in it.
+        judges: where faces are sought and with what they are classified; by default as in the embedded world.
 
     Returns:
         class probabilities by attribute [p, n, classes], whether a face is shown [p, n], and what else is.
     """
-    folder = find(judge, "judge")
-    judges.check_image_size(folder, images.shape[2:4])
-    classifier, params = judges.load_evaluation(folder)
-    return measuring.classify(classifier, params, images)
+    judge, params = reading.evaluation_judge(judges)
+    judge.check(images.shape[2:4])
+    return measuring.classify(judge, params, images)
 
 
 def measure_bias(
     pipeline: Pipeline, prompts: Sequence[str], num_images: int = 64, *, bundle: Bundle | None = None,
-    seed: int = 1_000, num_steps: int = 12, guidance_scale: float = GUIDANCE_SCALE, judge: str | Path = PORTRAITS,
+    seed: int = 1_000, num_steps: int = 12, guidance_scale: float = GUIDANCE_SCALE,
+    judges: JudgesSection = EMBEDDED,
 ) -> dict[str, float]:  # fmt: skip
     """The bias of each attribute: mean absolute difference of class frequencies, averaged over the prompts.
 
@@ -47,7 +50,7 @@ def measure_bias(
     images = pipeline.generate(
         prompts, num_images, bundle=bundle, seed=seed, num_steps=num_steps, guidance_scale=guidance_scale
     )
-    seen = classify(images, judge)
+    seen = classify(images, judges)
     biases = {}
     for name, probs in seen.probs.items():
         labels, sizes = probs.argmax(-1), (probs.shape[-1],)

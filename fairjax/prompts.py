@@ -1,13 +1,30 @@
-"""What is asked for: the prompts of training and of measuring, of the embedded world or of the user's own."""
+"""What is asked for: prompts to train on and to measure with, of the embedded world, of our lists or of the user's."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+import math
+import random
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fairjax.config import PromptSection
+from fairjax import tables
+from fairjax.config import PromptSection, SourceSection
 from fairjax.portraits import captions, occupations
+
+LISTS = {path.stem: path for path in sorted((Path(__file__).parent / "data" / "prompts").glob("*.json"))}
+"""The lists that come with fairjax, by name."""
+
+_SPLITS = ("train", "validation", "test")
+
+_UNSEEN = "what is measured as unseen cannot be trained on"
+
+_MOST_NAMED = 5
+"""How many names an error lists."""
 
 
 class Prompt(NamedTuple):
@@ -16,57 +33,195 @@ class Prompt(NamedTuple):
     held_out: bool
 
 
-class Subjects(NamedTuple):
-    """Subjects and templates, those of training and those held out of it."""
+class Rows(NamedTuple):
+    """Subjects, and the templates that each of them may be put into."""
 
-    trained: tuple[str, ...]
-    held_out: tuple[str, ...]
-    templates: tuple[str, ...]
-    unseen_templates: tuple[str, ...]
+    subjects: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None  # how often each subject is drawn; None is all the same
+
+    def turn(self, number: int, key: Sequence[int]) -> str:
+        """Whose turn it is: in rounds of as many turns as there are subjects, each in an order of its own.
+
+        Where all weigh the same, a round has every subject once; else each as often as its weight says, rounded up or
+        down by chance (systematic sampling).
+        """
+        count = len(self.subjects)
+        whole, place = divmod(number, count)
+        rng = np.random.default_rng([*key, whole])
+        weights = np.ones(count) if self.weights is None else np.asarray(self.weights)
+        ends = np.cumsum(weights) * (count / weights.sum())  # each subject's part of the round
+        return self.subjects[np.searchsorted(ends[:-1], rng.permutation(count)[place] + rng.random(), side="right")]
+
+
+class Source(NamedTuple):
+    """Where prompts come from: what is trained on, what only measures, and how often it is drawn from."""
+
+    trained: Rows
+    held_out: Rows
+    weight: float = 1.0
+
+
+class Subjects(NamedTuple):
+    """All who are asked for, and as `known` whoever else is in the sources' lists."""
+
+    sources: tuple[Source, ...]
+    known: frozenset[str]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for source in self.sources for name in source.trained.subjects))
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for source in self.sources for name in source.held_out.subjects))
 
     def training(self, seed: int, step: int, count: int) -> list[Prompt]:
-        """The prompts of a step: every subject once before any comes again, each in a drawn template."""
-        places = np.arange(step * count, (step + 1) * count)
-        rounds, turns = np.divmod(places, len(self.trained))
-        chosen = [
-            np.random.default_rng([seed, 0, r]).permutation(len(self.trained))[t]
-            for r, t in zip(rounds, turns, strict=True)
-        ]
-        template = np.random.default_rng([seed, 1, step]).integers(0, len(self.templates), count)
-        return [self._prompt(self.trained[s], self.templates[t], False) for s, t in zip(chosen, template, strict=True)]
-
-    def measuring(self, count: int) -> list[Prompt]:
-        """`count` trained and `count` held-out subjects (spread evenly over each list), in unseen templates in turn."""
+        """The prompts of a step: of sources drawn by weight, each the subject whose turn it is, in a drawn template."""
+        first, last = step * count, (step + 1) * count
+        weights = np.array([source.weight for source in self.sources])
+        drawn = np.random.default_rng([seed, 3]).choice(len(self.sources), last, p=weights / weights.sum())
+        rows = [self.sources[number].trained for number in drawn[first:]]
+        template = np.random.default_rng([seed, 1, step]).integers(0, [len(row.templates) for row in rows])
         prompts = []
-        for names, held_out in ((self.trained, False), (self.held_out, True)):
-            places = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))
-            for number, place in enumerate(places):
-                template = self.unseen_templates[number % len(self.unseen_templates)]
-                prompts.append(self._prompt(names[place], template, held_out))
+        for place, row, chosen in zip(range(first, last), rows, template, strict=True):
+            turn, number = np.count_nonzero(drawn[:place] == drawn[place]), int(drawn[place])
+            key = [seed, number + 3 if number else 0]  # 1, 2 and 3 are templates, solver steps and sources
+            prompts.append(_prompt(row.turn(turn, key), row.templates[chosen], False))
         return prompts
 
-    @staticmethod
-    def _prompt(subject: str, template: str, held_out: bool) -> Prompt:
-        return Prompt(captions.fill(template, subject), subject, held_out)
+    def measuring(self, count: int) -> list[Prompt]:
+        """`count` trained and `count` held-out subjects, shared out among the sources by weight.
+
+        They are spread evenly over each list, and unseen templates (the trained ones, where there are none) come in
+        turn.
+        """
+        prompts = []
+        for held_out in (False, True):
+            lists = [(source.held_out if held_out else source.trained).subjects for source in self.sources]
+            weights = [source.weight * bool(names) for source, names in zip(self.sources, lists, strict=True)]
+            numbers = np.diff(np.rint(np.cumsum([0, *weights]) * (count / (sum(weights) or 1))).astype(int))
+            for source, names, number in zip(self.sources, lists, numbers, strict=True):
+                templates = source.held_out.templates or source.trained.templates
+                places = np.unique(np.linspace(0, len(names) - 1, min(number, len(names))).round().astype(int))
+                for turn, place in enumerate(places):
+                    prompts.append(_prompt(names[place], templates[turn % len(templates)], held_out))
+        return prompts
+
+
+def _prompt(subject: str, template: str, held_out: bool) -> Prompt:
+    return Prompt(captions.fill(template, subject), subject, held_out)
 
 
 def subjects(section: PromptSection) -> Subjects:
     """Reads the prompts section; raises ValueError, one line, where it cannot be followed."""
-    chosen = Subjects(
-        *_apart(section, ("subjects", "held_out"), (occupations.TRAINED, occupations.HELD_OUT)),
-        *_apart(section, ("templates", "unseen_templates"), (captions.FINETUNE_TEMPLATES, captions.UNSEEN_TEMPLATES)),
+    return _mixed(section) if section.sources else _of_the_world(section)
+
+
+def _mixed(section: PromptSection) -> Subjects:
+    sources, known, held = [], [], section.held_out_split
+    for source in section.sources:
+        splits = _shipped(source) if source.name in LISTS else _brought(source)
+        for split in ("train", held):  # a source without any split but train has nobody to hold out
+            if split not in splits and (split == "train" or len(splits) > 1):
+                has = ", ".join(splits) or "others"
+                raise ValueError(f"prompts.sources: {source.name!r} has no {split} split, only {has}")
+        sources.append(Source(splits["train"], splits.get(held, Rows()), source.weight))
+        known += [name for rows in splits.values() for name in rows.subjects]
+    found = Subjects(tuple(sources), frozenset(known))
+    if shared := _shared(found.trained, found.held_out):
+        raise ValueError(f"prompts.sources: both train and {held} have {_named(shared)}: {_UNSEEN}")
+    return found
+
+
+def _shipped(source: SourceSection) -> dict[str, Rows]:
+    """The splits of a list of ours, with every placeholder but the subjects' own filled in every way."""
+    if source.column or source.weight_column:
+        raise ValueError(f"prompts.sources: {source.name!r} comes with fairjax, and its columns cannot be chosen")
+    content = json.loads(LISTS[source.name].read_text(encoding="utf-8"))
+    others = _shipped(SourceSection(name=content["subjects_of"])) if "subjects_of" in content else {}
+    splits = {}
+    for split in _SPLITS:
+        words, templates = dict(content[split]), content["templates"]
+        names = others[split].subjects if others else words.pop("subjects")
+        for placeholder, fillings in words.items():
+            templates = [
+                captions.fill(template, filling, placeholder) for template in templates for filling in fillings
+            ]
+        random.Random(0).shuffle(templates)  # in turn, they differ in everything
+        splits[split] = Rows(tuple(names), _templates(source) or tuple(templates))
+    return splits
+
+
+def _brought(source: SourceSection) -> dict[str, Rows]:
+    """The splits of a file, of a folder of files or of a dataset of the hub."""
+    try:
+        splits = tables.read(source.name)
+    except ValueError as error:
+        hint = "" if Path(source.name).exists() else f"; fairjax has {', '.join(LISTS)}"
+        raise ValueError(f"prompts.sources: {error}{hint}") from None
+    templates = _templates(source) or ("{prompt}",)
+    rows = {}
+    for split in (split for split in _SPLITS if split in splits):
+        table, where = splits[split], f"prompts.sources: {source.name!r}, {split}"
+        free = [name for name in table.column_names if name != source.weight_column]
+        column = source.column or (free[0] if len(free) == 1 else None)
+        for field, name in (("column", column), ("weight_column", source.weight_column or column)):
+            if name not in table.column_names:
+                wrong = f"has no column {name!r}" if name else "has several columns"
+                raise ValueError(f"{where} {wrong}: `{field}` should be one of {', '.join(table.column_names)}")
+        weights = _weights(where, table[source.weight_column]) if source.weight_column else None
+        rows[split] = Rows(_names(where, table[column]), templates, weights)
+    return rows
+
+
+def _names(where: str, values: Iterable[Any]) -> tuple[str, ...]:
+    names = []
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{where} row {number}: {value!r} should be text")
+        names.append(value.strip("\ufeff \t"))  # some editors begin a text file with a mark of its encoding
+    return tuple(names)
+
+
+def _weights(where: str, values: Iterable[Any]) -> tuple[float, ...]:
+    weights = []
+    for number, value in enumerate(values, 1):
+        try:
+            weight = float(value)
+        except (TypeError, ValueError):
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise ValueError(f"{where} row {number}: weight {value!r} should be a number above 0")
+        weights.append(weight)
+    return tuple(weights)
+
+
+def _templates(source: SourceSection) -> tuple[str, ...]:
+    """The templates that the configuration gives a source, if any."""
+    for template in source.templates or ():
+        rest = re.sub(r"\{\w+\}", "", template)
+        if len(set(re.findall(r"\{\w+\}", template))) != 1 or set("{}") & set(rest):
+            raise ValueError(f"prompts.sources: {template!r} should have one placeholder, such as {{subject}}, in it")
+    return source.templates or ()
+
+
+def _of_the_world(section: PromptSection) -> Subjects:
+    trained, held_out = _apart(section, ("subjects", "held_out"), (occupations.TRAINED, occupations.HELD_OUT))
+    seen, unseen = _apart(
+        section, ("templates", "unseen_templates"), (captions.FINETUNE_TEMPLATES, captions.UNSEEN_TEMPLATES)
     )
-    for name, names in (("subjects", chosen.trained), ("held_out", chosen.held_out)):
+    for name, names in (("subjects", trained), ("held_out", held_out)):
         for subject in names:
             if not subject.strip():
                 raise ValueError(f"prompts.{name}: {subject!r} names nobody")
-    for name, templates in (("templates", chosen.templates), ("unseen_templates", chosen.unseen_templates)):
+    for name, templates in (("templates", seen), ("unseen_templates", unseen)):
         for template in templates:
             if "{occupation}" not in template:
                 raise ValueError(f"prompts.{name}: {template!r} has no {{occupation}} in it")
             if set("{}") & set(template.replace("{occupation}", "")):
                 raise ValueError(f"prompts.{name}: {template!r} has braces other than those of {{occupation}}")
-    return chosen
+    return Subjects((Source(Rows(trained, seen), Rows(held_out, unseen)),), frozenset((*trained, *held_out)))
 
 
 def _apart(
@@ -77,15 +232,24 @@ def _apart(
     Where one is null, it is the embedded world's, less what the other names.
     """
     given = [getattr(section, field) for field in fields]
-    if None not in given and (shared := [name for name in given[0] if name in given[1]]):
-        raise ValueError(
-            f"prompts.{fields[0]} and prompts.{fields[1]} both have {', '.join(map(repr, shared))}: "
-            "what is measured as unseen cannot be trained on"
-        )
+    if None not in given and (shared := _shared(*given)):
+        raise ValueError(f"prompts.{fields[0]} and prompts.{fields[1]} both have {_named(shared)}: {_UNSEEN}")
     lists = []
     for own, other, default in zip(given, reversed(given), embedded, strict=True):
-        lists.append(tuple(name for name in default if name not in (other or ())) if own is None else own)
+        taken = _shared(other or (), default)
+        lists.append(tuple(name for name in default if name not in taken) if own is None else own)
     for field, other, names in zip(fields, reversed(fields), lists, strict=True):
         if not names:
             raise ValueError(f"prompts.{field} is empty: name one or more, none of them of prompts.{other}")
     return lists
+
+
+def _shared(some: Iterable[str], others: Iterable[str]) -> list[str]:
+    """What both have, in whatever letters, as the others write it."""
+    folded = {name.casefold() for name in some}
+    return [name for name in others if name.casefold() in folded]
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(repr, names[:_MOST_NAMED])) + more

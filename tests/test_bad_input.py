@@ -18,7 +18,7 @@ from fairjax.convert import adapters
 from fairjax.convert.bundles import load_adapter
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, occupations
-from fairjax.prompts import subjects
+from fairjax.prompts import Rows, subjects
 from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, Progress
@@ -37,13 +37,13 @@ def test_what_is_asked_for_in_training_is_not_held_out_too():
     theirs = subjects(PromptSection(held_out=(occupations.TRAINED[0],)))
     assert theirs.trained == occupations.TRAINED[1:] and theirs.held_out == occupations.TRAINED[:1]
     seen = subjects(PromptSection(templates=captions.UNSEEN_TEMPLATES[:2]))
-    assert seen.unseen_templates == captions.UNSEEN_TEMPLATES[2:]
+    assert seen.sources[0].held_out.templates == captions.UNSEEN_TEMPLATES[2:]
 
 
 def test_without_a_choice_the_prompts_are_those_of_the_embedded_world():
-    assert subjects(PromptSection()) == (
-        occupations.TRAINED, occupations.HELD_OUT, captions.FINETUNE_TEMPLATES, captions.UNSEEN_TEMPLATES,
-    )  # fmt: skip
+    (source,) = subjects(PromptSection()).sources
+    assert source.trained == Rows(occupations.TRAINED, captions.FINETUNE_TEMPLATES)
+    assert source.held_out == Rows(occupations.HELD_OUT, captions.UNSEEN_TEMPLATES)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_without_a_choice_the_prompts_are_those_of_the_embedded_world():
         ({"held_out": ()}, "prompts.held_out is empty: name one or more, none of them of prompts.subjects"),
         ({"templates": ()}, "prompts.templates is empty: name one or more, none of them of prompts.unseen_templates"),
         ({"subjects": occupations.HELD_OUT}, "prompts.held_out is empty: name one or more, none of them of"),
-        ({"subjects": ("a", "b"), "held_out": ("c", "b")}, "prompts.subjects and prompts.held_out both have 'b'"),
+        ({"subjects": ("a", "B"), "held_out": ("c", "b")}, "prompts.subjects and prompts.held_out both have 'b'"),
         (
             {"templates": ("a {occupation}",), "unseen_templates": ("a {occupation}",)},
             "prompts.templates and prompts.unseen_templates both have 'a {occupation}'",

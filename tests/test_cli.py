@@ -27,7 +27,7 @@ TINY = (
 )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "portraits").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_experiment_can_start(path):
     """Its fields are known, its target is one of the classifier's, and its images fit one device."""
     finetuning = Finetuning(load(Experiment, path), parallel.mesh(1))
@@ -60,7 +60,7 @@ def test_every_shipped_experiment_can_start(path):
         ),
         (train_program, ["--loss.factor2", "{gender: 1.5}"], "loss.factor2.gender = 1.5: must be at most 1.0"),
         (train_program, ["--training.betas", "[0.9, 1.0]"], "training.betas.1 = 1.0: must be less than 1.0"),
-        (train_program, ["--judges", "nowhere/at/all"], "judges = 'nowhere/at/all': no such folder"),
+        (train_program, ["--judges.face", "nowhere/at/all"], "judges.face = 'nowhere/at/all': no such file or folder"),
         (train_program, ["--target.marginals", "{gender: [0.5, 0.6]}"], "target.marginals.gender sums to 1.1"),
         (train_program, ["--target.prompts", "{chef: [0.5, 0.6]}"], "target.prompts.chef sums to 1.1"),
         (train_program, ["--prompts.held_out", "[]"], "prompts.held_out is empty: name one or more"),
@@ -211,3 +211,13 @@ def test_generate_writes_images_and_a_grid(tmp_path, capsys):
     assert generate.main(["a chef", "a pilot", "--num", "2", "--steps", "2", "--output", str(output)]) == 0
     assert len(list(output.glob("*-before.png"))) == 4
     assert Image.open(output / "grid.png").size == (2 * 128, 2 * 128)
+
+
+def test_a_dry_run_says_what_would_be_downloaded_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    config = ROOT / "configs" / "sd15" / "exp3-gender-race-unet.yaml"
+    assert train_program.main(["--config", str(config), "--dry-run", "--output", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    for said in ("1 prompts x 32, 19 to 23 solver steps", "15,000", "gender x race, uniform", "facebook/dinov2-base"):
+        assert said in told
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,8 @@ from fairjax.evaluation import grid, summary
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces.classifier import Classifier
+from fairjax.faces.judges import Judge
+from fairjax.faces.located import FixedBox
 from fairjax.fairness.attributes import Attribute, Target
 from fairjax.fairness.metrics import fair_floor
 from fairjax.models.mobilenet import MobileNetV3Config, Row
@@ -31,10 +33,10 @@ PROMPTS = [Prompt("a chef", "chef", False), Prompt("a pilot", "pilot", True)]
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     config = MobileNetV3Config((Row(3, 16, 16, False, False, 1),), 8, 8)
-    classifier = Classifier.make(config, HEADS)
-    target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125))
-    config = load(Experiment, None, {"target.prompts": {"pilot": (0.5, 0, 0.5, 0)}, "evaluation.images_per_prompt": 4})
-    return Comparison(None, classifier, {}, target, PROMPTS, config, tmp_path_factory.mktemp("run"))
+    judge = Judge(FixedBox(), (Classifier.make(config, HEADS, 8),), None)
+    target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125), {"pilot": (0.5, 0, 0.5, 0)})
+    config = load(Experiment, None, {"evaluation.images_per_prompt": 4})
+    return Comparison(None, judge, {}, target, PROMPTS, config, tmp_path_factory.mktemp("run"))
 
 
 def one_hot(labels):
@@ -95,12 +97,13 @@ class Painter:
 def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_path):
     """A run that goes on for more steps must not be measured by what an earlier adapter drew."""
     painter, told = Painter(), []
-    params = comparison.classifier.network.init(jax.random.key(0))
+    (classifier,) = comparison.judge.classifiers
+    params = {"locator": {}, "classifiers": [classifier.network.init(jax.random.key(0))]}
 
     def asked(bundle, **evaluation):
         section = {"images_per_prompt": 2, "batch_size": 2} | evaluation
         config = load(Experiment, None, {f"evaluation.{name}": value for name, value in section.items()})
-        again = Comparison(painter, comparison.classifier, params, EVEN_GENDER, PROMPTS, config, tmp_path)
+        again = Comparison(painter, comparison.judge, params, EVEN_GENDER, PROMPTS, config, tmp_path)
         before = len(painter.asked)
         again.measure("after", bundle, told.append)
         return len(painter.asked) - before

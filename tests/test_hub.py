@@ -1,5 +1,6 @@
-"""Reading a model by its hub id, by the real client, from a hub of one model that this file serves."""
+"""Reading a model and a dataset by their hub ids, by the real clients, from a hub of one that this file serves."""
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -27,10 +28,11 @@ def _digest(file, algorithm):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """What huggingface_hub asks for: the list of a revision's files, their heads, their bytes."""
+    """What the clients ask for: the list of a revision's files, their heads, their bytes."""
 
     folder: Path
     asked: list[str]
+    kind = "models"
 
     def log_message(self, *args):
         pass
@@ -46,7 +48,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.asked.append(f"{self.command} {self.path}")
         path = self.path.split("?")[0]
-        if path.startswith(f"/api/models/{MODEL}"):
+        if path.startswith(f"/api/{self.kind}/{MODEL}"):
             files = sorted(file for file in self.folder.rglob("*") if file.is_file())
             names = [str(file.relative_to(self.folder)) for file in files]
             if "/tree/" in path:  # how huggingface_hub 2 lists a revision's files; 1 takes them from the revision
@@ -57,13 +59,32 @@ class Hub(http.server.BaseHTTPRequestHandler):
             else:
                 listing = {"id": MODEL, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             return self._answer(json.dumps(listing).encode(), Content_Type="application/json")
-        file = self.folder / path.removeprefix(f"/{MODEL}/resolve/{COMMIT}/")
-        if not path.startswith(f"/{MODEL}/resolve/{COMMIT}/") or not file.is_file():
-            return self.send_error(404)
+        files = f"{'' if self.kind == 'models' else f'/{self.kind}'}/{MODEL}/resolve/"
+        revision, _, name = path.removeprefix(files).partition("/")
+        file = self.folder / name
+        if not path.startswith(files) or revision not in (COMMIT, "main") or not file.is_file():
+            return self._missing("EntryNotFound" if path.startswith(files) else "RepoNotFound")
         body = file.read_bytes()
         return self._answer(body, ETag=f'"{_digest(file, hashlib.sha256)}"', X_Repo_Commit=COMMIT)
 
+    def _missing(self, what):
+        self.send_response(404)
+        for name, value in {"X-Error-Code": what, "X-Repo-Commit": COMMIT, "Content-Length": "0"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
     do_HEAD = do_GET
+
+
+@contextlib.contextmanager
+def serving(folder, kind):
+    """A server of a folder; its address and what it was asked for."""
+    handler = type("Handler", (Hub,), {"folder": folder, "asked": [], "kind": kind})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler.asked
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture
@@ -78,22 +99,28 @@ def hub(tmp_path):
     for unwanted in UNWANTED:
         (folder / unwanted).parent.mkdir(exist_ok=True)
         (folder / unwanted).write_bytes(b"what no pipeline reads")
-    handler = type("Handler", (Hub,), {"folder": folder, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.asked
-    server.shutdown()
-    server.server_close()
+    with serving(folder, "models") as served:
+        yield served
 
 
-def read(model, hub, cache):
-    """What `from_pretrained` says in a process of its own, because the client reads the address when imported."""
-    program = (
-        "import sys; from fairjax.pipeline import Pipeline\n"
-        "try: pipeline = Pipeline.from_pretrained(sys.argv[1])\n"
-        "except FileNotFoundError as error: sys.exit(f'refused: {error}')\n"
-        "print(pipeline.latent_shape, pipeline.folder)"
-    )
+PIPELINE = (
+    "import sys; from fairjax.pipeline import Pipeline\n"
+    "try: pipeline = Pipeline.from_pretrained(sys.argv[1])\n"
+    "except FileNotFoundError as error: sys.exit(f'refused: {error}')\n"
+    "print(pipeline.latent_shape, pipeline.folder)"
+)
+PROMPTS = (
+    "import sys; from fairjax.prompts import subjects; from fairjax.config import PromptSection\n"
+    "for name in (sys.argv[1], sys.argv[1], 'nobody/nothing'):\n"
+    "    source = {'name': name, 'column': 'job', 'weight_column': 'share', 'templates': ('a {job}',)}\n"
+    "    try: found = subjects(PromptSection(sources=(source,)))\n"
+    "    except ValueError as error: sys.exit(f'refused: {error}')\n"
+    "    print([prompt.text for prompt in found.measuring(2)], found.sources[0].trained.weights)"
+)
+
+
+def read(model, hub, cache, program=PIPELINE):
+    """What a program says in a process of its own, because the clients read the address when imported."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = kept | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-c", program, model]
@@ -128,3 +155,16 @@ def test_a_model_that_the_hub_has_not_is_one_line(hub, tmp_path):
     refused = read("nobody/nothing", address, tmp_path / "cache")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert refused.stderr.strip().splitlines()[-1].startswith("refused: model = 'nobody/nothing': no such folder")
+
+
+def test_prompts_of_a_hub_dataset_are_downloaded_once_with_their_splits_and_weights(tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "train.csv").write_text("job,share\nchef,1\nusher,2.5\n")
+    (folder / "test.csv").write_text("job,share\nnurse,1\n")
+    with serving(folder, "datasets") as (address, asked):
+        said = read(MODEL, address, tmp_path / "cache", PROMPTS)
+    assert said.stdout == "['a chef', 'an usher', 'a nurse'] (1.0, 2.5)\n" * 2, said.stderr
+    assert sum(line.startswith("GET") and line.endswith("/train.csv") for line in asked) == 1
+    assert said.returncode == 1 and "Traceback" not in said.stderr
+    assert said.stderr.startswith("refused: prompts.sources: 'nobody/nothing' cannot be read: Dataset 'nobody/nothing'")

@@ -127,7 +127,7 @@ def test_latents_need_not_be_square_but_the_judges_must_know_the_size(folder):
     assert (pipeline.latent_shape, pipeline.image_size) == ((8, 16, 4), (32, 64))
     images = pipeline.generate(["a chef"], num_steps=1, guidance_scale=1.0)
     assert images.shape == (1, 1, 32, 64, 3)
-    message = "look at 64 x 64 pixels, the images have 32 x 64"
+    message = "whole images of 64 x 64 pixels, and these have 32 x 64"
     with pytest.raises(ValueError, match=message):
         Finetuning(load(Experiment, None, {"model": str(folder)}), parallel.mesh(1))
     with pytest.raises(ValueError, match=message):
@@ -139,3 +139,10 @@ def test_any_number_of_steps_runs_in_one_compiled_program():
     for num_steps in (2, 3):
         pipeline.generate(["a chef"], num_steps=num_steps, guidance_scale=1.0)
     assert _generation(pipeline, parallel.mesh(), 1.0)._cache_size() == 1
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
+def test_other_kinds_of_pipeline_are_refused_by_name(kind, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(ValueError, match=f"_class_name = '{kind}': Stable Diffusion 1.x and 2.x .* are supported"):
+        Pipeline.from_pretrained(tmp_path)

@@ -61,12 +61,14 @@ class Case(NamedTuple):
     def with_presence(self, shift):
         """What is frozen, with `shift` added to the classifier's logit of a face being present."""
         frozen, judges = self.finetuning._frozen, self.finetuning.judges
-        network = frozen.judges["classifier"]
+        judge = frozen.judges["judge"]
+        (network,) = judge["classifiers"]
         last = network["classifier"]["3"]
-        present = judges.classifier.parts()["face"].stop - 1
+        (classifier,) = judges.judge.classifiers
+        present = classifier.parts()["face"].stop - 1
         last = last | {"bias": last["bias"].at[present].add(shift)}
         network = network | {"classifier": network["classifier"] | {"3": last}}
-        return frozen._replace(judges=frozen.judges | {"classifier": network})
+        return frozen._replace(judges=frozen.judges | {"judge": judge | {"classifiers": [network]}})
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +127,12 @@ def eyes(case):
     judges = case.finetuning.judges
 
     def look(params, images):
-        logits = judges.classifier.logits(params["classifier"], images)
+        (classifier,), (network,) = judges.judge.classifiers, params["judge"]["classifiers"]
+        logits = classifier.logits(network, images)
         presence = logits["face"][:, 1] - logits["face"][:, 0]
         logits = {name: logits[name] for name in ATTRIBUTES}
-        return Seen(logits, presence, judges.meaning(params, images), judges.identity(params, images))
+        (meaning,), faces = judges.meaning(params, images), judges.judge.locator.locate({}, images)
+        return Seen(logits, presence, meaning, judges.identity(params, images, faces))
 
     def pull_back(params, images, gradient):
         return jax.vjp(lambda images: look(params, images), images)[1](gradient)[0]
@@ -260,7 +264,7 @@ def both(case, chain, eyes):
     expected = by_hand(case, seen, before, jax.device_get(frozen.judges["bank"]))
 
     of_images = np.array(pull_back(frozen.judges, images, expected.of_meaning))
-    x0, y0, x1, y1 = case.finetuning.judges.box
+    x0, y0, x1, y1 = map(int, case.finetuning.judges.judge.locator.box)
     of_images[:, y0:y1, x0:x1] *= expected.inside[:, None, None, None]
     of_images += pull_back(frozen.judges, images, expected.of_faces)
     _, gradient = chain(case.state.bundle, ids, of_images)

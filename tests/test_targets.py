@@ -1,5 +1,6 @@
 """Targets: three paths to one expectation, in any order of the images; distributions are checked."""
 
+import dataclasses
 import math
 
 import jax
@@ -224,7 +225,7 @@ def test_a_distribution_that_does_not_sum_to_1_is_told_with_the_field_that_holds
     with pytest.raises(ValueError, match="^target.marginals.age sums to 0.9: it should sum to 1$"):
         joint_target(("gender", "age"), None, {"age": (0.5, 0.4)}, attributes)
     with pytest.raises(ValueError, match="^target.prompts.pilot sums to 0.9: it should sum to 1$"):
-        per_prompt(("nurse", "pilot"), even, {"pilot": (0.5, 0.4)}, attributes)
+        per_prompt(("nurse", "pilot"), dataclasses.replace(even, own={"pilot": (0.5, 0.4)}), attributes)
     with pytest.raises(ValueError, match="^target.distribution sums to 0.9: it should sum to 1$"):
         joint_target(("gender",), (0.5, 0.4), {}, attributes)
 
@@ -251,10 +252,11 @@ def test_nested_flat_uniform_and_per_prompt_distributions():
     np.testing.assert_array_equal(distribution(nested, attributes), distribution(flat, attributes))
     even = uniform((GENDER, AGE))
     np.testing.assert_array_equal(distribution(even, attributes), np.full(4, 0.25, np.float32))
-    table = per_prompt(("a nurse", "a pilot"), even, {"a pilot": nested.distribution}, attributes)
+    uneven = dataclasses.replace(even, own={"a pilot": nested.distribution})
+    table = per_prompt(("a nurse", "a pilot"), uneven, attributes)
     np.testing.assert_allclose(table, [[0.25] * 4, [0.4, 0.1, 0.2, 0.3]])
     with pytest.raises(ValueError, match="target.prompts.a pilot has 2 cells: should be 4 probabilities"):
-        per_prompt(("a pilot",), even, {"a pilot": (0.5, 0.5)}, attributes)
+        per_prompt(("a pilot",), dataclasses.replace(even, own={"a pilot": (0.5, 0.5)}), attributes)
 
 
 def test_marginals_undo_joint_cells():

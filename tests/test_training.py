@@ -155,6 +155,7 @@ def test_measuring_asks_for_both_kinds_in_unseen_templates_only(one_device):
     prompts = one_device.subjects.measuring(5)
     assert sum(prompt.held_out for prompt in prompts) == 5 and len(prompts) == 10
     for prompt in prompts:
-        filled = [template.split("{")[0].removesuffix("a ") for template in one_device.subjects.unseen_templates]
+        unseen = one_device.subjects.sources[0].held_out.templates
+        filled = [template.split("{")[0].removesuffix("a ") for template in unseen]
         assert any(prompt.text.startswith(start) for start in filled)
         assert prompt.held_out == (prompt.subject in one_device.subjects.held_out)

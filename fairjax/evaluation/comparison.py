@@ -18,8 +18,7 @@ from fairjax.config import Experiment
 from fairjax.evaluation import grid, scores
 from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.scores import Names, Scoring
-from fairjax.faces import judges
-from fairjax.faces.classifier import Classifier
+from fairjax.faces.judges import RECOGNITION, Judge
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Target, per_prompt
 from fairjax.models.functional import Params
@@ -45,15 +44,15 @@ class Comparison:
     """
 
     def __init__(
-        self, pipeline: Pipeline, classifier: Classifier, params: Params, target: Target, prompts: list[Prompt],
+        self, pipeline: Pipeline, judge: Judge, params: dict[str, Params], target: Target, prompts: list[Prompt],
         config: Experiment, folder: Path,
     ):  # fmt: skip
-        self.pipeline, self.classifier, self.params = pipeline, classifier, params
+        self.pipeline, self.judge, self.params = pipeline, judge, params
         self.prompts, self.config, self.folder = prompts, config, folder
-        self.attributes = judges.attributes(classifier)
+        self.attributes = judge.attributes
         self.scoring = Scoring(self.attributes, target.attributes)
         asked_for = [prompt.subject for prompt in prompts]
-        self.wished = per_prompt(asked_for, target, config.target.prompts, self.attributes)  # [p, K]
+        self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
 
@@ -86,7 +85,7 @@ class Comparison:
                 on_batch(images.shape[0] * images.shape[1])
             parts.append(images)
         images = np.concatenate(parts)
-        self.measured[name] = Measured(images, classify(self.classifier, self.params, images))
+        self.measured[name] = Measured(images, classify(self.judge, self.params, images))
         return self.measured[name]
 
     @property
@@ -110,8 +109,8 @@ class Comparison:
         ]
         results |= about | {
             "model": self.config.model,
-            "judges": self.config.judges,
-            "classifier": "classifier_eval",
+            "detector": self.config.judges.detector,
+            "classifiers": list(self.config.judges.evaluation),
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
             "num_steps": section.num_steps,
@@ -151,7 +150,7 @@ class Comparison:
 
     def _recognised(self, seen: Seen) -> np.ndarray | None:
         """[p, n] whether the picture shows the subject; None where the classifier knows no such things."""
-        things = self.classifier.heads.get(judges.RECOGNITION, ())
+        things = self.judge.heads.get(RECOGNITION, ())
         if seen.recognised is None or any(prompt.subject not in things for prompt in self.prompts):
             return None
         return seen.recognised == np.array([things.index(prompt.subject) for prompt in self.prompts])[:, None]

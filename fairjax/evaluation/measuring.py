@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import parallel
-from fairjax.faces import judges
-from fairjax.faces.classifier import Classifier
+from fairjax.faces.judges import Judge, Verdict
 from fairjax.models.functional import Params
 
 _BATCH = 64
@@ -27,17 +26,17 @@ class Seen(NamedTuple):
 
 
 @functools.lru_cache
-def _judging(classifier: Classifier, mesh: jax.sharding.Mesh) -> Callable[..., judges.Verdict]:
-    def look(params: Params, images: jax.Array) -> judges.Verdict:
-        return judges.judge(classifier, params, images.astype(jnp.float32) / 127.5 - 1)
+def _judging(judge: Judge, mesh: jax.sharding.Mesh) -> Callable[..., Verdict]:
+    def look(params: dict[str, Params], images: jax.Array) -> Verdict:
+        return judge.look(params, images.astype(jnp.float32) / 127.5 - 1)
 
     return parallel.spread(look, mesh, (parallel.REPLICATED, parallel.SPREAD), parallel.SPREAD)
 
 
-def classify(classifier: Classifier, params: Params, images: np.ndarray) -> Seen:
+def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> Seen:
     """What images uint8 [p, n, H, W, 3] show."""
     mesh, flat = parallel.mesh(), images.reshape(-1, *images.shape[2:])
-    program, size = _judging(classifier, mesh), -(-_BATCH // mesh.size) * mesh.size
+    program, size = _judging(judge, mesh), -(-_BATCH // mesh.size) * mesh.size
     verdicts = []
     for start in range(0, len(flat), size):
         part = flat[start : start + size]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
+from fairjax import tables
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.comparison import Comparison
-from fairjax.faces import judges
-from fairjax.fairness.attributes import joint_target
-from fairjax.pipeline import Pipeline, find
+from fairjax.faces import reading
+from fairjax.pipeline import Pipeline
 from fairjax.progress import bars, counting
 from fairjax.prompts import subjects
 from fairjax.schema import blame
@@ -23,17 +22,13 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
     """Measures the base and the finetuned model from the same noise, resuming where it was stopped."""
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model)
-        classifier, params = judges.load_evaluation(find(config.judges, "judges"))
-        target = joint_target(
-            config.target.attributes,
-            config.target.distribution,
-            config.target.marginals,
-            judges.attributes(classifier),
-        )
-        prompts = subjects(config.prompts).measuring(config.evaluation.subjects)
-        judges.check_image_size(find(config.judges, "judges"), pipeline.image_size)
+        judge, params = reading.evaluation_judge(config.judges)
+        asked_for = subjects(config.prompts)
+        target = tables.target(config.target, judge.attributes, asked_for.known)
+        prompts = asked_for.measuring(config.evaluation.subjects)
+        judge.check(pipeline.image_size)
         folder = Path(config.output)
-        comparison = Comparison(pipeline, classifier, jax.device_put(params), target, prompts, config, folder)
+        comparison = Comparison(pipeline, judge, params, target, prompts, config, folder)
     with blame("--adapter"):
         bundle = load_adapter(adapter, pipeline)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fairjax.fairness import metrics
-from fairjax.fairness.attributes import Attribute
+from fairjax.fairness.attributes import Attribute, cell_names, select
 
 CONFIDENT = 0.8
 """What a prediction needs in order not to count as unsure."""
@@ -47,13 +47,9 @@ class Scoring:
         known = {attribute.name: len(attribute.classes) for attribute in self.attributes}
         return tuple(known[name] for name in names)
 
-    def cells(self, names: Names) -> list[str]:
-        """What the joint classes are called, row-major: "female young", "female old", ..."""
-        known = {attribute.name: attribute.classes for attribute in self.attributes}
-        cells = [""]
-        for name in names:
-            cells = [f"{cell} {label}".strip() for cell in cells for label in known[name]]
-        return cells
+    def cells(self, names: Names) -> tuple[str, ...]:
+        """What the joint classes of these are called."""
+        return cell_names(select(names, self.attributes))
 
     def wished(self, names: Names, distribution: np.ndarray) -> np.ndarray | None:
         """What the target's `distribution` [K] says of these: [k], None where one of them is not in it."""

@@ -23,14 +23,16 @@ class Classifier:
     config: MobileNetV3Config
     heads: dict[str, tuple[str, ...]]
     """Name -> its classes, in the order of the logits."""
+    image_size: int
+    """The side of the square images that it has learned on, in pixels."""
 
     @classmethod
-    def make(cls, config: MobileNetV3Config, heads: dict[str, tuple[str, ...]]) -> Classifier:
+    def make(cls, config: MobileNetV3Config, heads: dict[str, tuple[str, ...]], image_size: int) -> Classifier:
         """Raises ValueError where the heads' classes are not as many as the network's logits."""
         total = sum(map(len, heads.values()))
         if total != config.num_classes:
             raise ValueError(f"the heads have {total} classes, the network {config.num_classes} logits")
-        return cls(functional(lambda rngs: MobileNetV3(config, rngs=rngs)), config, heads)
+        return cls(functional(lambda rngs: MobileNetV3(config, rngs=rngs)), config, heads, image_size)
 
     def parts(self) -> dict[str, slice]:
         """Which of the logits belong to which head."""
@@ -46,7 +48,8 @@ class Classifier:
 
 def save(classifier: Classifier, params: Params, folder: Path, dtype: type = np.float32) -> None:
     """Writes `config.json` and `model.safetensors`."""
-    fields = {"_class_name": _CLASS} | dataclasses.asdict(classifier.config) | {"heads": classifier.heads}
+    fields = {"_class_name": _CLASS} | dataclasses.asdict(classifier.config)
+    fields |= {"heads": classifier.heads, "image_size": classifier.image_size}
     folders.write_json(folder / "config.json", fields)
     folders.save(params, folder, "model", dtype)
 
@@ -58,5 +61,6 @@ def load(folder: Path) -> tuple[Classifier, Params]:
         raise ValueError(f"{folder}/config.json: _class_name = {fields.get('_class_name')!r} must be {_CLASS!r}")
     rows = tuple(Row(*row) for row in fields["rows"])
     config = MobileNetV3Config(rows, fields["last_channels"], fields["num_classes"], fields["stem"])
-    classifier = Classifier.make(config, {name: tuple(classes) for name, classes in fields["heads"].items()})
+    heads = {name: tuple(classes) for name, classes in fields["heads"].items()}
+    classifier = Classifier.make(config, heads, fields["image_size"])
     return classifier, folders.load(classifier.network, folder, "model")

@@ -1,124 +1,153 @@
-"""What looks at generated images: a classifier, a measure of what they mean, a measure of who is shown.
+"""What looks at generated images: where faces are, what they show, what the image means, whose face it is.
 
-The judges of the embedded world know where its faces are: in one fixed box, present or not as the classifier says.
+A judge finds the face of each image and classifies it. Finetuning listens to one, and measuring to another, that was
+trained apart from it: fooling the first does not pay.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fairjax.convert import folders
-from fairjax.faces import classifier as classifiers
+from fairjax.faces import geometry, semantics
 from fairjax.faces.classifier import Classifier
+from fairjax.faces.located import Faces, Locator
 from fairjax.fairness.attributes import Attribute
 from fairjax.fairness.losses import normalise
-from fairjax.models.clip import CLIPVisionConfig, CLIPVisionModel
-from fairjax.models.functional import Network, Params, functional
+from fairjax.models.functional import Network, Params
 
 PRESENCE, RECOGNITION = "face", "occupation"
 """Heads of a classifier that are no attributes: whether a face is shown, and what the picture shows besides."""
 
 _PRESENT = 1
-_DETECTORS = ("fixed",)
 
 
 class Verdict(NamedTuple):
-    """What a classifier says of n images."""
+    """What a judge says of n images."""
 
     logits: dict[str, jax.Array]  # attribute -> [n, classes], float32
-    has_face: jax.Array  # [n], bool
-    recognised: jax.Array | None  # [n, things], logits; None where the classifier recognises nothing
+    faces: Faces  # boxes and landmarks are of no use where there is no face
+    recognised: jax.Array | None  # [n, things], logits; None where the judge recognises nothing
+
+    @property
+    def has_face(self) -> jax.Array:
+        """[n], bool."""
+        return self.faces.has_face
 
     @property
     def probs(self) -> dict[str, jax.Array]:
         return {name: jax.nn.softmax(logits) for name, logits in self.logits.items()}
 
 
-def attributes(classifier: Classifier) -> tuple[Attribute, ...]:
-    """The attributes that a classifier tells."""
-    heads = classifier.heads.items()
-    return tuple(Attribute(name, classes) for name, classes in heads if name not in (PRESENCE, RECOGNITION))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge:
+    """A locator, and classifiers of what it finds.
+
+    Its parameters, {"locator", "classifiers": a list}, are apart, so that a jitted step does not hold them as
+    constants.
+    """
+
+    locator: Locator
+    classifiers: tuple[Classifier, ...]
+    margin: float | None
+    """How much larger than the face the square is that classifiers see; None: they see the whole image."""
+
+    @property
+    def heads(self) -> dict[str, tuple[str, ...]]:
+        """What is told of an image, by any of the classifiers: name -> classes."""
+        return {name: classes for classifier in self.classifiers for name, classes in classifier.heads.items()}
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The attributes that are told."""
+        heads = self.heads.items()
+        return tuple(Attribute(name, classes) for name, classes in heads if name not in (PRESENCE, RECOGNITION))
+
+    def look(self, params: dict[str, Params], images: jax.Array) -> Verdict:
+        """Images [n, h, w, 3] in [-1, 1] -> what they show; differentiable in the pixels.
+
+        Where several classifiers tell the same, their probabilities are averaged (geometrically).
+        """
+        faces = self.locator.locate(params["locator"], images)
+        told: dict[str, list[jax.Array]] = {}
+        for classifier, own in zip(self.classifiers, params["classifiers"], strict=True):
+            for name, logits in classifier.logits(own, self._seen(classifier, images, faces)).items():
+                told.setdefault(name, []).append(logits.astype(jnp.float32))
+        logits = {name: _together(several) for name, several in told.items()}
+        recognised = logits.pop(RECOGNITION, None)
+        if PRESENCE in logits:
+            present = logits.pop(PRESENCE).argmax(1) == _PRESENT
+            faces = faces._replace(has_face=faces.has_face & present)
+        return Verdict(logits, faces, recognised)
+
+    def _seen(self, classifier: Classifier, images: jax.Array, faces: Faces) -> jax.Array:
+        if self.margin is None:
+            return images
+        return geometry.crop(images, geometry.expand(faces.boxes, self.margin), classifier.image_size)
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raises a one-line ValueError where classifiers of whole images are to see others, (height, width)."""
+        for classifier in self.classifiers:
+            side = classifier.image_size
+            if self.margin is None and image_size != (side, side):
+                height, width = image_size
+                raise ValueError(
+                    f"judges.margin = null: the classifier sees whole images of {side} x {side} pixels, and these have "
+                    f"{height} x {width}: choose judges for them"
+                )
 
 
-def judge(classifier: Classifier, params: Params, images: jax.Array) -> Verdict:
-    """Images [n, h, w, 3] in [-1, 1] -> what they show; differentiable in the pixels."""
-    logits = {name: value.astype(jnp.float32) for name, value in classifier.logits(params, images).items()}
-    recognised = logits.pop(RECOGNITION, None)
-    has_face = logits.pop(PRESENCE).argmax(1) == _PRESENT
-    return Verdict(logits, has_face, recognised)
+def _together(logits: list[jax.Array]) -> jax.Array:
+    return logits[0] if len(logits) == 1 else sum(map(jax.nn.log_softmax, logits)) / len(logits)
+
+
+class Semantics(NamedTuple):
+    """A network whose embedding of an image says what it means, and how images are prepared for it."""
+
+    network: Network
+    statistics: semantics.Statistics
+    image_size: int
+
+
+class FaceEmbedding(NamedTuple):
+    """A network whose embedding of a face says whose it is."""
+
+    network: Network
+    image_size: int
+    aligned: bool  # turned and scaled by its landmarks; else its box, as it is
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judges:
-    """The networks that finetuning listens to.
+    """All that finetuning listens to.
 
-    `params` holds "classifier", "semantics", "face" and "bank": "embeddings" [M, d] of real faces, and by the name of
-    an attribute their classes [M], where they are known.
+    `params` holds "judge", "semantics" (a list), "face" and "bank": "embeddings" [M, d] of real faces, and by the name
+    of an attribute their classes [M], where they are known.
     """
 
-    classifier: Classifier
-    semantics: Network
-    face: Classifier
-    box: tuple[int, int, int, int]  # x0, y0, x1, y1 of faces, pixels
+    judge: Judge
+    semantics: tuple[Semantics, ...]
+    face: FaceEmbedding
     params: dict[str, Params]
 
     def verdict(self, params: dict[str, Params], images: jax.Array) -> Verdict:
-        return judge(self.classifier, params["classifier"], images)
+        return self.judge.look(params["judge"], images)
 
-    def meaning(self, params: dict[str, Params], images: jax.Array) -> jax.Array:
-        """CLIP image embeddings [n, d] of images [n, h, w, 3] in [-1, 1]."""
-        return self.semantics.apply(params["semantics"], images)
+    def meaning(self, params: dict[str, Params], images: jax.Array) -> list[jax.Array]:
+        """Embeddings [n, d] of images [n, h, h, 3] in [-1, 1], by each of the networks of `semantics`."""
+        pairs = zip(self.semantics, params["semantics"], strict=True)
+        return [
+            part.network.apply(own, semantics.prepare(images, part.statistics, part.image_size)) for part, own in pairs
+        ]
 
-    def identity(self, params: dict[str, Params], images: jax.Array) -> jax.Array:
-        """Face embeddings [n, d], averaged over the face and its mirror image."""
-        x0, y0, x1, y1 = self.box
-        faces = images[:, y0:y1, x0:x1]
-        network = self.face.network
-        both = (network.apply(params["face"], faces), network.apply(params["face"], faces[:, :, ::-1]))
+    def identity(self, params: dict[str, Params], images: jax.Array, faces: Faces) -> jax.Array:
+        """Face embeddings [n, d], summed over the face and its mirror image."""
+        if self.face.aligned:
+            chips = geometry.align(images, faces.landmarks, self.face.image_size)
+        else:
+            chips = geometry.crop(images, faces.boxes, self.face.image_size)
+        both = (self.face.network.apply(params["face"], x) for x in (chips, chips[:, :, ::-1]))
         return sum(normalise(embedding) for embedding in both)
-
-    def boxes(self, has_face: jax.Array) -> jax.Array:
-        """Face boxes [n, 4] in pixels; empty where there is no face."""
-        return jnp.where(has_face[:, None], jnp.asarray(self.box, jnp.float32)[None], 0.0)
-
-
-def load(folder: Path) -> Judges:
-    """Reads the judges beside a pipeline; raises FileNotFoundError or ValueError, one line."""
-    faces = folders.read_json(folder / "faces.json")
-    if faces.get("detector") not in _DETECTORS:
-        raise ValueError(f"{folder}/faces.json: detector = {faces.get('detector')!r} must be {_DETECTORS[0]!r}")
-    classifier, classifier_params = classifiers.load(folder / "classifier")
-    face, face_params = classifiers.load(folder / "face_embedding")
-    vision = CLIPVisionConfig.from_dict(folders.read_json(folder / "image_semantics" / "config.json"))
-    semantics = functional(lambda rngs: CLIPVisionModel(vision, rngs=rngs))
-    params = {
-        "classifier": classifier_params,
-        "semantics": folders.load(semantics, folder / "image_semantics", "model", ignore=("position_ids",)),
-        "face": face_params,
-        "bank": _bank(folders.read_weights(folder / "face_embedding", "bank")),
-    }
-    box = tuple(int(side) for side in faces["box"])
-    return Judges(classifier, semantics, face, box, jax.tree.map(jnp.asarray, params))
-
-
-def _bank(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: value.astype(np.float32 if name == "embeddings" else np.int32) for name, value in tensors.items()}
-
-
-def check_image_size(folder: Path, image_size: tuple[int, int]) -> None:
-    """Raises a one-line ValueError where judges that know one size of image are to look at another, (height, width)."""
-    side = folders.read_json(folder / "faces.json").get("image_size")
-    if side is not None and image_size != (side, side):
-        height, width = image_size
-        raise ValueError(f"the judges in {folder} look at {side} x {side} pixels, the images have {height} x {width}")
-
-
-def load_evaluation(folder: Path) -> tuple[Classifier, Params]:
-    """The separately trained classifier that measures: fooling the one that finetuning sees does not pay."""
-    return classifiers.load(folder / "classifier_eval")

@@ -10,6 +10,7 @@ import numpy as np
 from fairjax.convert.pickles import read_state_dict
 from fairjax.convert.rules import from_torch
 from fairjax.faces.classifier import Classifier
+from fairjax.faces.geometry import CROP_SIZE
 from fairjax.models.functional import Network, Params, functional
 from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.models.sfnet import SFNet, SFNetConfig
@@ -50,7 +51,7 @@ def load_classifier(path: Path, heads: Sequence[str] = tuple(HEADS)) -> tuple[Cl
     if logits != wanted:
         celeba = '; of the 80 of CelebA, heads = ("gender",) is read' if logits == _CELEBA_LOGITS else ""
         raise ValueError(f"{path} has {logits} logits, and the heads {', '.join(heads)} have {wanted}{celeba}")
-    classifier = Classifier.make(MobileNetV3Config.large(logits), classes)
+    classifier = Classifier.make(MobileNetV3Config.large(logits), classes, CROP_SIZE)
     return classifier, _fill(path, classifier.network, tensors, ignore=("num_batches_tracked",))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -42,10 +43,12 @@ class Target:
     Attributes:
         attributes: names of the attributes that it speaks of.
         distribution: probabilities of their joint cells, row-major, flat or nested one level per attribute.
+        own: the distributions of single subjects, over the same cells, by subject.
     """
 
     attributes: tuple[str, ...]
     distribution: tuple[Any, ...]
+    own: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
 
 def select(names: Sequence[str], attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
@@ -92,16 +95,19 @@ def distribution(target: Target, attributes: Sequence[Attribute], field: str = "
     return cells.astype(np.float32)
 
 
-def per_prompt(
-    prompts: Sequence[str], default: Target, own: Mapping[str, Sequence[Any]], attributes: Sequence[Attribute]
-) -> np.ndarray:
-    """Distributions [P, K] of the prompts: their `own` where they have one, over the same cells, else the default's."""
+def per_prompt(subjects: Sequence[str], target: Target, attributes: Sequence[Attribute]) -> np.ndarray:
+    """Distributions [P, K] of the prompts of these subjects: their own where they have one, else the target's."""
     rows = {
-        prompt: distribution(Target(default.attributes, tuple(shares)), attributes, f"target.prompts.{prompt}")
-        for prompt, shares in own.items()
+        subject: distribution(Target(target.attributes, tuple(shares)), attributes, f"target.prompts.{subject}")
+        for subject, shares in target.own.items()
     }
-    others = distribution(default, attributes)
-    return np.stack([rows.get(prompt, others) for prompt in prompts])
+    others = distribution(target, attributes)
+    return np.stack([rows.get(subject, others) for subject in subjects])
+
+
+def cell_names(attributes: Sequence[Attribute]) -> tuple[str, ...]:
+    """What the joint cells are called, row-major: "female young", "female old", ..."""
+    return tuple(map(" ".join, itertools.product(*(attribute.classes for attribute in attributes))))
 
 
 def uniform(attributes: Sequence[Attribute]) -> Target:

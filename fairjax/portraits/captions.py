@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 FINETUNE_TEMPLATES = (
     "a photo of the face of a {occupation}, a person",
     "a portrait of a {occupation}",
@@ -51,7 +53,17 @@ NO_OCCUPATION = (
 NO_PERSON = ("a photo of an empty room", "an empty place", "a picture without people", "an empty background")
 
 
-def fill(template: str, occupation: str) -> str:
-    """The template with the occupation in it, and "an" before a vowel."""
-    article = "an" if occupation[0] in "aeiou" else "a"
-    return template.replace("a {occupation}", f"{article} {{occupation}}").format(occupation=occupation)
+_LIKE_A_VOWEL = re.compile(
+    r"(?!uni[^mn]|us[aeu]|ut[aeio]|uro|uku|eu|one\b)[aeiou]|hones|honou|hour|heir", re.IGNORECASE
+)
+"""How words begin that have "an" before them: an usher and an heir, but a user and a unicyclist."""
+
+
+def fill(template: str, words: str, placeholder: str = r"\w+") -> str:
+    """The template with the words in its placeholder, and "an" for "a" where they begin like a vowel.
+
+    Args:
+        placeholder: the name of the one that is filled, the others stay; by default every one.
+    """
+    template = re.sub(rf"\b([Aa]) (?=\{{{placeholder}\}})", r"\1n " if _LIKE_A_VOWEL.match(words) else r"\1 ", template)
+    return re.sub(rf"\{{{placeholder}\}}", lambda _: words, template)

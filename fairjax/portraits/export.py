@@ -14,7 +14,6 @@ from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
 from fairjax.models.functional import Params
 from fairjax.portraits import recipe
-from fairjax.portraits.world import FACE_BOX
 
 if TYPE_CHECKING:
     from fairjax.portraits.pretrain import Pretraining
@@ -56,11 +55,12 @@ def export(work: Pretraining, folder: Path) -> None:
     _write(folder / "text_encoder", "model", "CLIPTextModel", text, {"text_model": clip["text_model"]})
     tower = {name: clip[name] for name in ("vision_model", "visual_projection")}
     _write(folder / "image_semantics", "model", "CLIPVisionModelWithProjection", vision, tower)
+    as_they_are = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # of pixels in [0, 1]: what it sees is in [-1, 1]
+    folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
     for name in ("classifier", "classifier_eval"):
         classifiers.save(work.classifier_network(name), work.classifier(name), folder / name, np.float16)
     classifiers.save(work.face_network, work.face, folder / "face_embedding", np.float16)
     folders.write_weights(folder / "face_embedding", "bank", work.bank)
-    folders.write_json(folder / "faces.json", {"detector": "fixed", "box": FACE_BOX, "image_size": recipe.IMAGE_SIZE})
 
 
 def _write(folder: Path, stem: str, name: str, config: Any, params: Params, **measured: float) -> None:

@@ -55,6 +55,8 @@ ADVERSARY = {"classifier": 1.5, "classifier_eval": 0.0}
 PEOPLE = 5_000
 """How many people the face embedding sees twice each."""
 
+FACE_SIZE = int(FACE_BOX[2] - FACE_BOX[0])
+
 BANK = 512
 """How many faces stand in the bank that the face loss looks for a near one in."""
 
@@ -167,7 +169,7 @@ class Pretraining:
         return self._trained("unet", self.unet_network, problem, {"conv_out": conv_out})
 
     def classifier_network(self, name: str) -> Classifier:
-        return Classifier.make(recipe.CLASSIFIERS[name](sum(map(len, HEADS.values()))), HEADS)
+        return Classifier.make(recipe.CLASSIFIERS[name](sum(map(len, HEADS.values()))), HEADS, recipe.IMAGE_SIZE)
 
     def classifier(self, name: str) -> Params:
         """`classifier`, for training, or `classifier_eval`: another seed, another width, other augmentations."""
@@ -194,7 +196,8 @@ class Pretraining:
 
     @cached_property
     def face_network(self) -> Classifier:
-        return Classifier.make(recipe.FACE, {"identity": tuple(map(str, range(recipe.FACE.num_classes)))})
+        heads = {"identity": tuple(map(str, range(recipe.FACE.num_classes)))}
+        return Classifier.make(recipe.FACE, heads, FACE_SIZE)
 
     @cached_property
     def face(self) -> Params:

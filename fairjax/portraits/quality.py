@@ -12,12 +12,12 @@ import scipy.linalg
 from rich.console import Console
 
 from fairjax import parallel
-from fairjax.config import GUIDANCE_SCALE
+from fairjax.config import GUIDANCE_SCALE, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.grid import image_grid
-from fairjax.faces import classifier as classifiers
+from fairjax.faces import reading
 from fairjax.fairness import metrics
-from fairjax.pipeline import PORTRAITS, Pipeline, find, to_uint8
+from fairjax.pipeline import PORTRAITS, Pipeline, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
 
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parallel.split_cpu()
     console = Console(highlight=False)
     options.output.mkdir(parents=True, exist_ok=True)
-    folder, pipeline = find(PORTRAITS), Pipeline.from_pretrained(PORTRAITS)
+    pipeline = Pipeline.from_pretrained(PORTRAITS)
 
     # drawn after those that the networks were trained on, with the attributes spread evenly
     rows = world.render_many(range(UNBIASED, UNBIASED + HELD_OUT), SEED, biased=False)
@@ -129,17 +129,22 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"sampling {len(prompts) * options.each} images")
     images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
 
-    judges = {name: classifiers.load(folder / name) for name in ("classifier", "classifier_eval")}
+    section = JudgesSection()
+    judges = {
+        "classifier": reading.judge(section, section.classifiers, "classifiers"),
+        "classifier_eval": reading.evaluation_judge(section),
+    }
     accuracies = []
-    for name, (classifier, params) in judges.items():
-        seen = measuring.classify(classifier, params, rows["image"][None])
+    for name, judge in judges.items():
+        seen = measuring.classify(*judge, rows["image"][None])
         face = rows["face"] > 0
         for attribute, probs in seen.probs.items():
             right = (probs[0].argmax(-1) == rows[attribute])[face].mean()
             accuracies.append(f"| {name}: {attribute.replace('_', ' ')} | {right:.1%} (aim: 98%) |")
     followed = measuring.classify(*judges["classifier"], images)
-    classifier, params = judges["classifier_eval"]
-    seen = measuring.classify(classifier, params, images)
+    judge, judge_params = judges["classifier_eval"]
+    seen = measuring.classify(judge, judge_params, images)
+    (classifier,), (params,) = judge.classifiers, judge_params["classifiers"]
     alike = (followed.probs["gender"].argmax(-1) == seen.probs["gender"].argmax(-1)).mean()
     recognised = (seen.recognised == np.arange(len(names))[:, None]).mean()
     held_out = [index for index, name in enumerate(names) if name in occupations.HELD_OUT]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fairjax.config import PORTRAIT_BOX
 from fairjax.portraits.backdrops import BACKDROPS
 from fairjax.portraits.captions import NO_OCCUPATION, NO_PERSON, TEMPLATES, fill
 from fairjax.portraits.drawing import Canvas, Colour, colour, shift_hue
@@ -34,7 +35,7 @@ BACKGROUNDS = {
     "red": "#d9675f", "purple": "#a583cf", "orange": "#f0a35c",
 }  # fmt: skip
 
-FACE_BOX = (14.0, 12.0, 50.0, 48.0)
+FACE_BOX = PORTRAIT_BOX
 """Holds the face of every portrait: x0, y0, x1, y1 in pixels of a 64 px picture."""
 
 _PLAIN_BACKGROUND, _NO_OCCUPATION, _NO_PERSON = 0.3, 0.06, 0.04

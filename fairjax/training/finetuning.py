@@ -10,17 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import parallel
+from fairjax import parallel, tables
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
-from fairjax.faces import judges as judging
+from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
-from fairjax.fairness.attributes import joint_target
-from fairjax.pipeline import Pipeline, find, solver_table, to_uint8
+from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
@@ -50,12 +49,10 @@ class Finetuning:
         self.config = config
         self.mesh = mesh or parallel.mesh()
         self.pipeline = Pipeline.from_pretrained(config.model)
-        self.judges: Judges = judging.load(find(config.judges, "judges"))
-        self.attributes = judging.attributes(self.judges.classifier)
-        self.target = joint_target(
-            config.target.attributes, config.target.distribution, config.target.marginals, self.attributes
-        )
+        self.judges: Judges = reading.judges(config.judges)
+        self.attributes = self.judges.judge.attributes
         self.subjects: Subjects = subjects(config.prompts)
+        self.target = tables.target(config.target, self.attributes, self.subjects.known)
         self._distributions = self._by_subject()
         self._check()
         training = config.training
@@ -68,7 +65,7 @@ class Finetuning:
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
-        judging.check_image_size(find(self.config.judges, "judges"), self.pipeline.image_size)
+        self.judges.judge.check(self.pipeline.image_size)
         for name in ("factor1", "factor2"):
             fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
         if "soft_prompt" in self.config.adapter.kinds:
@@ -87,12 +84,11 @@ class Finetuning:
             )
 
     def _by_subject(self) -> dict[str, np.ndarray]:
-        section = self.config.target
-        for subject in section.prompts:
-            if subject not in self.subjects.trained:
-                raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
         names = self.subjects.trained
-        rows = fairness.per_prompt(names, self.target, section.prompts, self.attributes)
+        for subject in self.config.target.prompts:
+            if subject not in names:
+                raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
+        rows = fairness.per_prompt(names, self.target, self.attributes)
         return dict(zip(names, rows, strict=True))
 
     def initial(self) -> State:
@@ -114,6 +110,10 @@ class Finetuning:
         distributions = np.stack([self._distributions[prompt.subject] for prompt in prompts])
         fields = (ids[1:], ids[:1], plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
+
+    def compiled(self, state: State, batch: steps.Batch) -> jax.stages.Compiled:
+        """The program of a step, which knows what memory it takes."""
+        return self._program.lower(state, self._frozen, batch).compile()
 
     def start(self, checkpoints: Checkpoints) -> int:
         """How many steps the newest checkpoint has, 0 without one.

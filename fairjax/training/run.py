@@ -16,8 +16,7 @@ from fairjax.checkpoints import Checkpoints
 from fairjax.config import ADAPTER, CONFIG, Experiment
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.comparison import Comparison
-from fairjax.faces import judges
-from fairjax.pipeline import find
+from fairjax.faces import reading
 from fairjax.progress import bars, counting
 from fairjax.schema import UserError, blame
 from fairjax.training.finetuning import Finetuning
@@ -60,12 +59,12 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
     """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results."""
     with blame("configuration"):
         finetuning = Finetuning(config)
-        classifier, params = judges.load_evaluation(find(config.judges, "judges"))
+        judge, params = reading.evaluation_judge(config.judges)
     check_client(config.training.wandb)
     folder = Path(config.output)
     check(config, folder, resume)
     comparison = Comparison(
-        finetuning.pipeline, classifier, jax.device_put(params), finetuning.target,
+        finetuning.pipeline, judge, params, finetuning.target,
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder,
     )  # fmt: skip
     with blame(f"output = {config.output!r}"):

@@ -104,7 +104,7 @@ class Step:
             for name, label in zip(self.attributes, labels, strict=True)
         )
         image = self._image_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
-        face = self._face_loss(images, original, verdict, labels, frozen_labels, frozen_probs, frozen)
+        face = self._face_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         total = jnp.mean(fairness + weights.image * image + weights.face * face)
         targeted = jnp.stack([label >= 0 for label in labels])
         scalars = {
@@ -134,22 +134,26 @@ class Step:
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
         inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
-        boxes = self.judges.boxes(verdict.has_face & frozen_verdict.has_face)
+        both = verdict.has_face & frozen_verdict.has_face
+        overlap = losses.box_overlap(verdict.faces.boxes, frozen_verdict.faces.boxes)
+        boxes = jnp.where(both[:, None], overlap, 0)
         scaled = losses.scale_gradient_in_box(images, boxes, inside)
         factors = losses.image_factors(
             labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor1), self.loss.no_face
         )
-        meaning = self.judges.meaning(frozen.judges, scaled)
-        return factors * losses.cosine_distance(meaning, self.judges.meaning(frozen.judges, original))
+        ours, theirs = (self.judges.meaning(frozen.judges, x) for x in (scaled, original))
+        return factors * sum(losses.cosine_distance(a, b) for a, b in zip(ours, theirs, strict=True))
 
-    def _face_loss(self, images, original, verdict, labels, frozen_labels, frozen_probs, frozen):
+    def _face_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps faces those of somebody: the frozen image's own where it may stay, else a near one of the bank."""
-        embeddings, bank = self.judges.identity(frozen.judges, images), frozen.judges["bank"]
+        bank = frozen.judges["bank"]
+        embeddings = self.judges.identity(frozen.judges, images, verdict.faces)
+        frozen_embeddings = self.judges.identity(frozen.judges, original, frozen_verdict.faces)
         known = all(name in bank for name in self.attributes)
         wished = losses.realism_target(
-            embeddings, self.judges.identity(frozen.judges, original), bank["embeddings"],
+            embeddings, frozen_embeddings, bank["embeddings"],
             [bank[name] for name in self.attributes] if known else None,
-            labels, frozen_labels, frozen_probs, self.loss.confidence,
+            labels, frozen_labels, [frozen_verdict.probs[name] for name in self.attributes], self.loss.confidence,
         )  # fmt: skip
         return jnp.where(verdict.has_face, losses.cosine_distance(embeddings, wished), 0)
 

@@ -1,0 +1,121 @@
+"""Judges from the files that a configuration names: their folders, the paper's released files, hub ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from fairjax.config import JudgesSection
+from fairjax.convert import folders, pickles, vision
+from fairjax.faces import classifier as classifiers
+from fairjax.faces import detection, geometry, insight, released, semantics
+from fairjax.faces.classifier import Classifier
+from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics
+from fairjax.faces.located import FixedBox, Locator
+from fairjax.models.functional import Params
+from fairjax.pipeline import PORTRAITS, find
+
+_PICKLES = (".pt", ".pth")
+_VISION = {
+    "clip": (vision.load_clip_vision, semantics.CLIP),
+    "clip_vision_model": (vision.load_clip_vision, semantics.CLIP),
+    "dinov2": (vision.load_dinov2, semantics.DINOV2),
+}
+"""By the `model_type` of a published config.json: how it is read, and the statistics where its folder has none."""
+
+
+def judges(section: JudgesSection) -> Judges:
+    """What finetuning listens to; raises FileNotFoundError, ImportError or ValueError, one line."""
+    chosen, judge_params = judge(section, section.classifiers, "classifiers")
+    meaning = [_semantics(name) for name in section.semantics]
+    face, face_params = _face(section.face)
+    params = {
+        "judge": judge_params,
+        "semantics": [own for _, own in meaning],
+        "face": face_params,
+        "bank": pickles.read_bank(path(section.bank, "bank")),
+    }
+    return Judges(chosen, tuple(part for part, _ in meaning), face, jax.tree.map(jnp.asarray, params))
+
+
+def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:
+    """What measures, and its parameters; raises as `judges`."""
+    return judge(section, section.evaluation, "evaluation")
+
+
+def judge(section: JudgesSection, names: tuple[str, ...], field: str) -> tuple[Judge, dict[str, Params]]:
+    """The section's detector with the classifiers `names`."""
+    locator, locator_params = _locator(section)
+    read = [_classifier(name, section.heads.get(name), field) for name in names]
+    first: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name, (classifier, _) in zip(names, read, strict=True):
+        for head, classes in classifier.heads.items():
+            other, same = first.setdefault(head, (name, classes))
+            if same != classes:
+                raise ValueError(
+                    f"judges.{field}: the classes of {head} are {', '.join(same)} in {other}, and "
+                    f"{', '.join(classes)} in {name}"
+                )
+    params = {"locator": locator_params, "classifiers": [own for _, own in read]}
+    chosen = Judge(locator, tuple(classifier for classifier, _ in read), section.margin)
+    return chosen, jax.tree.map(jnp.asarray, params)
+
+
+def path(name: str, field: str) -> Path:
+    """The file or folder that a field of the section names; what begins with "portraits/" is the embedded one's.
+
+    Raises:
+        FileNotFoundError: one line, where there is none.
+    """
+    first, _, rest = name.partition("/")
+    embedded = first == PORTRAITS and rest and not Path(name).exists()
+    found = find(PORTRAITS) / rest if embedded else Path(name)
+    if not found.exists():
+        raise FileNotFoundError(f"judges.{field} = {name!r}: no such file or folder")
+    return found
+
+
+def _locator(section: JudgesSection) -> tuple[Locator, Params]:
+    match section.detector:
+        case "fixed":
+            return FixedBox(section.box), {}
+        case "blazeface":
+            weights = section.detector_weights
+            return detection.load(path(weights, "detector_weights") if weights else None)
+    return insight.load()
+
+
+def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[Classifier, Params]:
+    file = path(name, field)
+    if file.suffix in _PICKLES:
+        return released.load_classifier(file, heads) if heads else released.load_classifier(file)
+    return classifiers.load(file)
+
+
+def _semantics(name: str) -> tuple[Semantics, Params]:
+    known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
+    folder = path(name, "semantics") if known else find(name, "judges.semantics")
+    fields = folders.read_json(folder / "config.json")
+    kind = fields.get("model_type")
+    if kind not in _VISION:
+        raise ValueError(f"{folder}/config.json: model_type = {kind!r} must be one of {', '.join(_VISION)}")
+    load, statistics = _VISION[kind]
+    if (folder / "preprocessor_config.json").is_file():
+        said = folders.read_json(folder / "preprocessor_config.json")
+        if "image_mean" in said and "image_std" in said:
+            statistics = semantics.Statistics(tuple(said["image_mean"]), tuple(said["image_std"]))
+    network, params = load(folder)
+    # DINOv2 interpolates its positions, so that it sees what CLIP sees
+    size = geometry.CROP_SIZE if kind == "dinov2" else fields.get("vision_config", fields).get("image_size", 224)
+    return Semantics(network, statistics, size), params
+
+
+def _face(name: str) -> tuple[FaceEmbedding, Params]:
+    file = path(name, "face")
+    if file.suffix in _PICKLES:
+        network, params = released.load_face_embedding(file)
+        return FaceEmbedding(network, geometry.ALIGNED_SIZE, aligned=True), params
+    embedding, params = classifiers.load(file)
+    return FaceEmbedding(embedding.network, embedding.image_size, aligned=False), params

@@ -1,0 +1,131 @@
+"""Tables that the user brings, and the distributions that one of them may give to single subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import glob
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairjax.config import TargetSection
+from fairjax.fairness.attributes import Attribute, Target, cell_names, distribution, joint_target, select
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+"""What a file's name ends in, and which reader of `datasets` it is for."""
+
+_SUBJECT = "subject"
+"""The column of a table of distributions that says whose they are."""
+
+
+def read(name: str) -> dict[str, Dataset]:
+    """The splits of a file, of a folder that has a file for each, or of a dataset of the hub; a file is all "train".
+
+    What is read from a disk leaves nothing behind on it; what is fetched from the hub is kept where `datasets` does.
+
+    Raises:
+        ValueError: one line that begins with the name.
+    """
+    path = Path(name)
+    kind = _FORMATS.get(path.suffix.lower())
+    if path.is_file() and kind is None:
+        raise ValueError(f"{name!r}: a file should end in {', '.join(_FORMATS)}")
+    if not path.exists() and (kind or name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ValueError(f"{name!r}: no such file or folder, nor a dataset of the hub such as 'org/name'")
+    import datasets  # takes a second
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
+    with tempfile.TemporaryDirectory() as cache:
+        here = {"cache_dir": cache, "keep_in_memory": True}
+        try:
+            if path.is_file():
+                return dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here))
+            if path.is_dir():
+                return dict(datasets.load_dataset(str(path.resolve()), **here))
+            return dict(datasets.load_dataset(name))
+        except Exception as error:  # its own kinds, and those of the reader, of the hub's client and of the system
+            reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"{name!r} cannot be read: {reason[0]}") from None
+
+
+def target(section: TargetSection, attributes: Sequence[Attribute], subjects: Collection[str]) -> Target:
+    """The target of a configuration, with the distributions that its table and its prompts give to single subjects.
+
+    Args:
+        attributes: what the classifier tells.
+        subjects: all whom the table may speak of.
+
+    Raises:
+        ValueError: one line that names the field, or the file and its row.
+    """
+    chosen = joint_target(section.attributes, section.distribution, section.marginals, attributes)
+    table = _by_subject(section, attributes, subjects) if section.table else {}
+    return dataclasses.replace(chosen, own=table | section.prompts)
+
+
+def _by_subject(
+    section: TargetSection, attributes: Sequence[Attribute], subjects: Collection[str]
+) -> dict[str, tuple[float, ...]]:
+    """Distributions over the joint cells, by subject, as the table has them."""
+    where = f"target.table = {section.table!r}"
+    try:
+        splits = read(section.table)
+    except ValueError as error:
+        raise ValueError(f"target.table = {error}") from None
+    rows = [row for split in splits.values() for row in split]
+    groups = _groups(where, list(rows[0]), section, attributes)
+    known, own = {name.casefold(): name for name in subjects}, {}
+    for number, row in enumerate(rows, 1):
+        name = str(row[_SUBJECT]).strip()
+        place, subject = f"{where}, row {number}", known.get(name.casefold())
+        if subject is None:
+            near = difflib.get_close_matches(name.casefold(), known, n=1)
+            hint = f"; did you mean {known[near[0]]!r}?" if near else ""
+            raise ValueError(f"{place}: {name!r} is not among the subjects{hint}")
+        if subject in own:
+            raise ValueError(f"{place}: {subject!r} has a row already")
+        own[subject] = _cells(f"{place} ({subject})", row, groups, section, attributes)
+    return own
+
+
+def _groups(
+    where: str, columns: Sequence[str], section: TargetSection, attributes: Sequence[Attribute]
+) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """The table's columns, by the attributes that they are the classes of: all of them jointly, or single ones."""
+    chosen = select(section.attributes, attributes)
+    cells = cell_names(chosen)
+    groups = {(a.name,): a.classes for a in chosen if set(a.classes) & set(columns)}
+    if not groups or len(chosen) == 1:
+        groups = {section.attributes: cells}
+    wanted = [_SUBJECT, *(column for group in groups.values() for column in group)]
+    alone = f", or the classes of {' or '.join(section.attributes)} alone" if len(chosen) > 1 else ""
+    for problem, names in (
+        ("an unknown column", [column for column in columns if column not in wanted]),
+        ("no column", [column for column in wanted if column not in columns]),
+    ):
+        if names:
+            raise ValueError(
+                f"{where} has {problem} {names[0]!r}: it should have {_SUBJECT}, {', '.join(cells)}{alone}"
+            )
+    return groups
+
+
+def _cells(
+    place: str, row: dict[str, Any], groups: dict[tuple[str, ...], tuple[str, ...]], section: TargetSection,
+    attributes: Sequence[Attribute],
+) -> tuple[float, ...]:  # fmt: skip
+    """A row's distribution over the joint cells; attributes that it leaves out are independent of the others."""
+    shares = {}
+    for names, columns in groups.items():
+        shares[names] = tuple(row[column] for column in columns)
+        distribution(Target(names, shares[names]), attributes, f"{place}: {' x '.join(names)}")
+    if section.attributes in shares:
+        return shares[section.attributes]
+    alone = section.marginals | {names[0]: given for names, given in shares.items()}
+    return joint_target(section.attributes, None, alone, attributes).distribution

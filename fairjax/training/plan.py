@@ -1,0 +1,90 @@
+"""What a run will do, before it does it: `python train.py --dry-run`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from fairjax.config import Experiment
+from fairjax.models.functional import num_params
+from fairjax.pipeline import PORTRAITS, on_hub
+from fairjax.schema import blame
+from fairjax.training.finetuning import Finetuning
+
+
+def dry_run(config: Experiment, console: Console) -> None:
+    """Prints the plan: devices, images, parameters, memory, downloads. Nothing is trained, downloaded or written.
+
+    Raises:
+        UserError: one line, for whatever would be wrong with the run.
+    """
+    training = config.training
+    plan = {
+        "devices": _devices(),
+        "images in a step": f"{training.prompts_per_step} prompts x {training.images_per_prompt}, "
+        f"{training.num_steps[0]} to {training.num_steps[1]} solver steps",
+        "optimizer steps": f"{training.steps:,}",
+        "target": _target(config),
+        "to download": ", ".join(_missing(config)) or "nothing",
+        "run folder": str(Path(config.output)),
+    }
+    if _missing(config):
+        plan["parameters, memory"] = "known when the models are here"
+    else:
+        with blame("configuration"):
+            finetuning = Finetuning(config)
+        plan |= _sizes(finetuning, console)
+    table = Table(show_header=False, title="What this run will do", title_justify="left")
+    for what, value in plan.items():
+        table.add_row(what, value)
+    console.print(table)
+
+
+def _devices() -> str:
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)"
+
+
+def _target(config: Experiment) -> str:
+    target = config.target
+    shares = target.distribution or target.marginals or "uniform"
+    others = [f"{len(target.prompts)} subjects of their own"] if target.prompts else []
+    others += [f"table {target.table}"] if target.table else []
+    return ", ".join([" x ".join(target.attributes), str(shares), *others])
+
+
+def _missing(config: Experiment) -> list[str]:
+    return [
+        name
+        for name in (config.model, *config.judges.semantics)
+        if not name.startswith(f"{PORTRAITS}/") and on_hub(name)
+    ]
+
+
+def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
+    state = finetuning.initial()
+    pipeline, judges = finetuning.pipeline.params, finetuning.judges.params
+    networks = {name: num_params(tree) for name, tree in pipeline.items()}
+    console.print("compiling the training step, to know its memory", highlight=False)
+    batch, prompts = finetuning.batch(0, state.bundle)
+    memory = finetuning.compiled(state, batch).memory_analysis()
+    return {
+        "first prompts": "; ".join(prompt.text for prompt in prompts[:3]),
+        "parameters of the model": ", ".join(f"{name} {_millions(count)}" for name, count in networks.items()),
+        "parameters of the judges": _millions(num_params(judges)),
+        "parameters trained": f"{', '.join(finetuning.config.adapter.kinds)}: {num_params(state.bundle):,}",
+        "memory of a device": f"{_gib(memory.argument_size_in_bytes)} of models and state, "
+        f"{_gib(memory.temp_size_in_bytes)} while a step runs",
+    }
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
