@@ -11,9 +11,21 @@ from PIL import Image
 from rich.console import Console
 
 from fairjax import parallel
-from fairjax.faces import chips, classifier_training, labelled, learning, photos, train_classifier
+from fairjax.convert import pickles
+from fairjax.faces import (
+    bank,
+    chips,
+    classifier_training,
+    detection,
+    labelled,
+    learning,
+    photos,
+    reading,
+    train_classifier,
+)
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.classifier import Classifier
+from fairjax.fairness.losses import normalise
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.portraits import world
 from fairjax.training.fit import Fit
@@ -32,12 +44,6 @@ def write_folder(folder, pictures, rows):
         table.writeheader()
         table.writerows({"file_name": f"{number:04d}.png", **row} for number, row in enumerate(rows))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Nothing is left in the user's cache."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +135,7 @@ def test_pictures_without_labels_are_refused_by_their_columns(tmp_path):
         labelled.read(str(folder), mapping={"gender": {"female": ("f",), "male": ("m",)}})
     with pytest.raises(ValueError, match=r"none of mood's values \('happy'\) is one of sad, angry: map them"):
         labelled.read(str(folder), mapping={"mood": {"sad": ("sad",), "angry": ("angry",)}})
-    with pytest.raises(ValueError, match=f"{tmp_path}/nowhere was not read as an image folder"):
+    with pytest.raises(ValueError, match=f"'{tmp_path}/nowhere': no such file or folder"):
         labelled.read(str(tmp_path / "nowhere"))
 
 
@@ -208,14 +214,14 @@ def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_p
 
 def test_a_confusion_matrix_counts_what_each_class_is_taken_for():
     """By a classifier that says how bright a picture is; more pictures than a batch, some without a label or a face."""
-    classifier = Classifier.make(MobileNetV3Config(TINY, 8, 2, 8), {"light": ("dark", "bright")})
+    classifier = Classifier.make(MobileNetV3Config(TINY, 8, 2, 8), {"light": ("dark", "bright")}, 4)
 
     class Bright(Classifier):
         def logits(self, params, images):
             mean = images.mean((1, 2, 3))
             return {"light": jax.numpy.stack([-mean, mean], 1)}
 
-    bright = Bright(classifier.network, classifier.config, classifier.heads)
+    bright = Bright(classifier.network, classifier.config, classifier.heads, 4)
     images = np.repeat(np.array([10, 240] * 5, np.uint8)[:, None, None, None], 12, 0)[:, :, :, [0, 0, 0]]
     images = np.broadcast_to(images, (len(images), 4, 4, 3))
     rng = np.random.default_rng(0)
@@ -249,9 +255,48 @@ def test_mistakes_are_one_line(portraits, tmp_path, capsys):
     assert "--steps = 0 must be at least 1" in told("--data", portraits, "--steps", 0)
     assert "--batch-size = 12 must be a multiple of the 8 devices" in told("--data", portraits, "--batch-size", 12)
     assert "detector = 'eyes' must be one of blazeface" in told("--data", portraits, "--detector", "eyes")
-    assert "--data: " in told("--data", tmp_path / "Nowhere", "--detector", "whole")
+    assert f"--data: '{tmp_path}/Nowhere': no such file" in told("--data", tmp_path / "Nowhere", "--detector", "whole")
     assert "none of gender's values" in told("--data", portraits, "--detector", "whole")
     assert f"--labels: {tmp_path}/x.yaml does not exist" in told("--data", portraits, "--labels", tmp_path / "x.yaml")
+
+
+def test_a_bank_of_faces_is_what_finetuning_reads(tmp_path, capsys, monkeypatch):
+    """Of three photographs two show a face: their embeddings are the judge's own, and their classes are known."""
+    monkeypatch.setattr(chips, "_BATCH", 2)
+    small = Classifier.make(MobileNetV3Config(TINY, 8, 12, 8), {"identity": tuple(map(str, range(12)))}, 24)
+    classifiers.save(small, small.network.init(jax.random.key(0)), tmp_path / "embedding")
+    photo = skimage.data.astronaut()
+    pictures = [photo, np.full((90, 90, 3), 200, np.uint8), photo[:, ::-1]]
+    rows = [{"gender": gender, "race": race} for gender, race in (("Female", "White"), ("Male", ""), ("", "Indian"))]
+    folder, output = write_folder(tmp_path / "Faces", pictures, rows), tmp_path / "banks" / "faces.safetensors"
+    face = ("--face", str(tmp_path / "embedding"), "--output", str(output))
+    assert bank.main(["--data", str(folder), *face]) == 0
+    assert "wrote 2 faces of 3 pictures" in capsys.readouterr().out
+    found = pickles.read_bank(output)
+    assert found["gender"].tolist() == [0, -1] and found["race"].tolist() == [0, 2]
+    embedding, params = reading.face(str(tmp_path / "embedding"))
+    detector, weights = detection.load()
+    images = photos.pixels(np.stack(pictures[0:3:2]))
+    expected = jax.jit(embedding.embed)(params, images, jax.jit(detector.locate)(weights, images))
+    cosines = (found["embeddings"] * normalise(expected)).sum(1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(found["embeddings"], axis=1), 1, rtol=1e-5)
+
+
+def test_mistakes_about_a_bank_are_one_line(tmp_path, capsys):
+    folder = write_folder(tmp_path / "faces", plain(2), [{"mood": "happy"}] * 2)
+
+    def told(*arguments, output="bank.safetensors", face="portraits/face_embedding"):
+        assert bank.main([*map(str, arguments), "--face", face, "--output", str(tmp_path / output)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+
+    assert "must end in .safetensors" in told("--data", folder, output="bank.npy")
+    assert "--num = 0 must be at least 1" in told("--data", folder, "--num", 0)
+    assert "--face: judges.face = 'no.pth': no such file" in told("--data", folder, face="no.pth")
+    assert "--data: " in told("--data", tmp_path / "Nowhere", "--detector", "whole")
+    assert not (tmp_path / "bank.safetensors").exists()
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path):

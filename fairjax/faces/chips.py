@@ -1,9 +1,9 @@
-"""The faces of many pictures, found and cut out once, and kept in one file."""
+"""The faces of many pictures: found, and cut out for a classifier or embedded for a bank."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
+from fairjax.convert.pickles import EMBEDDINGS
 from fairjax.faces import detection, insight
-from fairjax.faces.geometry import ALIGNED_SIZE, MARGIN, align, crop, expand
+from fairjax.faces.geometry import MARGIN, crop, expand
+from fairjax.faces.judges import FaceEmbedding
 from fairjax.faces.labelled import Labelled
 from fairjax.faces.located import Faces, FixedBox, Locator
+from fairjax.fairness.losses import normalise
 from fairjax.models.functional import Params
 
 DETECTORS = ("blazeface", "insightface", "whole")
@@ -61,11 +64,6 @@ def cropped(find: Finder, size: int) -> Cut:
     return lambda images, faces: crop(images, expand(faces.boxes, find.margin), size)
 
 
-def aligned(size: int = ALIGNED_SIZE) -> Cut:
-    """The aligned faces that embeddings look at."""
-    return lambda images, faces: align(images, faces.landmarks, size)
-
-
 def cut_out(
     pictures: Labelled, find: Finder, cut: Cut, path: Path, tell: Callable[[int], None] = lambda images: None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -88,17 +86,48 @@ def cut_out(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     chips, found = None, np.zeros(len(pictures), bool)
-    for start in range(0, len(pictures), _BATCH):
-        stop = min(start + _BATCH, len(pictures))
-        squares = np.zeros((_BATCH, find.side, find.side, 3), np.uint8)  # the last ones stay black
-        for number in range(start, stop):
-            squares[number - start] = _square(pictures, number, find)
-        these, has_face = (np.asarray(values) for values in faces_of(find.params, squares))
+    for start, stop, images in squares(pictures, find):
+        these, has_face = (np.asarray(values) for values in faces_of(find.params, images))
         if chips is None:
             chips = np.lib.format.open_memmap(path, "w+", np.uint8, (len(pictures), *these.shape[1:]))
         chips[start:stop], found[start:stop] = these[: stop - start], has_face[: stop - start]
         tell(stop - start)
     return chips, found
+
+
+def embedded(
+    pictures: Labelled, find: Finder, face: FaceEmbedding, params: Params, tell: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """A bank of those faces that were found: "embeddings" [M, d], at length 1, and by attribute their classes [M].
+
+    Raises:
+        ValueError: one line, where a picture cannot be read.
+    """
+
+    @jax.jit
+    def look(located: Params, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pixels = images.astype(jnp.float32) / 127.5 - 1
+        faces = find.locator.locate(located, pixels)
+        return normalise(face.embed(params, pixels, faces)), faces.has_face
+
+    embeddings, places = [], []
+    for start, stop, images in squares(pictures, find):
+        these, has_face = (np.asarray(values)[: stop - start] for values in look(find.params, params, images))
+        embeddings.append(these[has_face])
+        places.extend(start + np.flatnonzero(has_face))
+        tell(stop - start)
+    classes = {name: labels[np.array(places, int)] for name, labels in pictures.labels.items()}
+    return {EMBEDDINGS: np.concatenate(embeddings)} | classes
+
+
+def squares(pictures: Labelled, find: Finder) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Which pictures a batch has, from and to, and the batch, uint8 [_BATCH, side, side, 3]; the last is part black."""
+    for start in range(0, len(pictures), _BATCH):
+        stop = min(start + _BATCH, len(pictures))
+        batch = np.zeros((_BATCH, find.side, find.side, 3), np.uint8)
+        for number in range(start, stop):
+            batch[number - start] = _square(pictures, number, find)
+        yield start, stop, batch
 
 
 def _square(pictures: Labelled, number: int, find: Finder) -> np.ndarray:

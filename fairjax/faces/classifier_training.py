@@ -99,7 +99,7 @@ def train(
     Args:
         radius: of the adversary, as `learning.classifier` has it.
     """
-    classifier = Classifier.make(config, trained.classes)
+    classifier = Classifier.make(config, trained.classes, trained.images.shape[1])
     labels = {attribute: values[trained.places] for attribute, values in trained.labels.items()}
     pixels = varied(trained.images, trained.places)
     loss, batch = learning.classifier(classifier, pixels, labels, plan.batch_size, seed, radius, balanced=True)

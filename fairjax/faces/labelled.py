@@ -15,6 +15,8 @@ import datasets
 import numpy as np
 import yaml
 
+from fairjax import tables
+
 Classes = Mapping[str, Mapping[str, Sequence[str]]]
 """Attribute -> class -> the values that mean it."""
 
@@ -63,27 +65,40 @@ def read(name: str, subset: str | None = None, mapping: Classes | None = None) -
     What is held out is the split "validation" or "test"; where there is none, a tenth, drawn.
 
     Args:
-        name: an image folder, a folder that `datasets` saved, or the name of a dataset on the hub.
-        subset: which configuration of a dataset on the hub.
-        mapping: attribute -> class -> values of the column of the attribute's name; by default FairFace's, of the
-            columns that it has, or the label that is the folder of each picture.
+        name: an image folder, or the name of a dataset on the hub.
+        subset: which one, of a dataset that has several.
+        mapping: what values of which columns mean; by default FairFace's columns, or the folder of each picture.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
-    splits = _splits(name, subset)
+    splits = tables.read(name, subset)
     held_out = next((splits[split] for split in _HELD_OUT if split in splits), None)
-    trained = splits.get("train")
-    if trained is None:
-        raise ValueError(f"{name} has the splits {', '.join(splits)}: one of them should be train")
+    trained = _trained(name, splits)
     if held_out is None:
         if len(trained) < 2:
             raise ValueError(f"{name} has {len(trained)} pictures: some to train on and some to hold out are needed")
-        split = trained.train_test_split(max(1, round(_SHARE * len(trained))), seed=0)
+        split = trained.train_test_split(max(1, round(_SHARE * len(trained))), seed=0, keep_in_memory=True)
         trained, held_out = split["train"], split["test"]
-    column = _pictures(name, trained)
-    mapping = mapping or _known(name, trained)
-    return tuple(_labelled(name, table, column, mapping) for table in (trained, held_out))
+    mapping = mapping or _known(trained)
+    if not mapping:
+        columns = ", ".join(trained.features)
+        raise ValueError(f"{name} has no labels that are known; its columns are {columns}: map them")
+    return tuple(_labelled(name, table, mapping) for table in (trained, held_out))
+
+
+def read_together(
+    name: str, subset: str | None = None, mapping: Classes | None = None, limit: int | None = None
+) -> Labelled:
+    """The pictures to train on alone, of which labels need not be known; at most `limit` of them, drawn.
+
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    table = _trained(name, tables.read(name, subset))
+    if limit is not None and limit < len(table):
+        table = table.shuffle(seed=0, keep_in_memory=True).select(range(limit), keep_in_memory=True)
+    return _labelled(name, table, mapping or _known(table))
 
 
 def read_mapping(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -115,19 +130,10 @@ def read_mapping(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     return mapping
 
 
-def _splits(name: str, subset: str | None) -> Mapping[str, datasets.Dataset]:
-    folder = Path(name)
-    datasets.disable_progress_bars()
-    try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            loaded = datasets.load_from_disk(name)
-            return loaded if isinstance(loaded, dict) else {"train": loaded}
-        if folder.is_dir():
-            return datasets.load_dataset("imagefolder", data_dir=name)
-        return datasets.load_dataset(name, subset)
-    except Exception as error:  # of the network, of the hub, of pyarrow, of the folder
-        text = " ".join(str(error).split())
-        raise ValueError(f"{name} was not read as an image folder, nor as a dataset of the hub: {text}") from None
+def _trained(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    if "train" not in splits:
+        raise ValueError(f"{name} has the splits {', '.join(splits)}: one of them should be train")
+    return splits["train"]
 
 
 def _pictures(name: str, table: datasets.Dataset) -> str:
@@ -145,16 +151,15 @@ def _values(table: datasets.Dataset, column: str) -> list[str]:
     return list(map(str, values))
 
 
-def _known(name: str, table: datasets.Dataset) -> Classes:
+def _known(table: datasets.Dataset) -> Classes:
+    """What the columns mean whose meaning is known; empty where there are none."""
     fairface = {attribute: classes for attribute, classes in FAIRFACE.items() if attribute in table.features}
-    if fairface:
+    if fairface or _LABEL not in table.features:
         return fairface
-    if _LABEL in table.features:
-        return {_LABEL: {value: (value,) for value in sorted(set(_values(table, _LABEL)))}}
-    raise ValueError(f"{name} has no labels that are known; its columns are {', '.join(table.features)}: map them")
+    return {_LABEL: {value: (value,) for value in sorted(set(_values(table, _LABEL)))}}
 
 
-def _labelled(name: str, table: datasets.Dataset, column: str, mapping: Classes) -> Labelled:
+def _labelled(name: str, table: datasets.Dataset, mapping: Classes) -> Labelled:
     labels = {}
     for attribute, classes in mapping.items():
         if attribute not in table.features:
@@ -165,4 +170,5 @@ def _labelled(name: str, table: datasets.Dataset, column: str, mapping: Classes)
         if not (labels[attribute] >= 0).any():
             seen = ", ".join(map(repr, sorted(set(values))[:5]))
             raise ValueError(f"{name}: none of {attribute}'s values ({seen}) is one of {', '.join(numbers)}: map them")
-    return Labelled(table, column, labels, {attribute: tuple(classes) for attribute, classes in mapping.items()})
+    classes = {attribute: tuple(classes) for attribute, classes in mapping.items()}
+    return Labelled(table, _pictures(name, table), labels, classes)
