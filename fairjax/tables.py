@@ -23,10 +23,13 @@ _SUBJECT = "subject"
 """The column of a table of distributions that says whose they are."""
 
 
-def read(name: str) -> dict[str, Dataset]:
+def read(name: str, subset: str | None = None) -> dict[str, Dataset]:
     """The splits of a file, of a folder that has a file for each, or of a dataset of the hub; a file is all "train".
 
     What is read from a disk leaves nothing behind on it; what is fetched from the hub is kept where `datasets` does.
+
+    Args:
+        subset: which one, of a dataset of the hub that has several.
 
     Raises:
         ValueError: one line that begins with the name.
@@ -48,7 +51,7 @@ def read(name: str) -> dict[str, Dataset]:
                 return dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here))
             if path.is_dir():
                 return dict(datasets.load_dataset(str(path.resolve()), **here))
-            return dict(datasets.load_dataset(name))
+            return dict(datasets.load_dataset(name, subset))
         except Exception as error:  # its own kinds, and those of the reader, of the hub's client and of the system
             reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"{name!r} cannot be read: {reason[0]}") from None

@@ -144,6 +144,15 @@ def test_suppression_is_the_plain_one():
         assert not np.any(ours[0][len(expected) :]) and not np.any(ours[1][len(expected) :])
 
 
+def test_a_prediction_that_is_not_finite_is_none():
+    points, scores = crowd(0, 1)
+    expected = jax.jit(suppress)(points, np.where(np.arange(896) == 7, 0, scores))
+    points[7], scores[7] = np.inf, 0.99
+    points[7, 0] = 0
+    for ours, theirs in zip(jax.jit(suppress)(points, scores), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_predictions_are_decoded_from_their_anchors():
     """In the order of the file: 16 x 16 cells of two faces, then 8 x 8 of six, row by row."""
     regressors = np.random.default_rng(0).normal(0, 30, (1, 896, 8, 2)).astype(np.float32)
@@ -266,9 +275,9 @@ def test_six_keypoints_of_an_aligned_face_give_the_five_of_the_template():
     six = np.concatenate([TEMPLATE[:3], TEMPLATE[3:].mean(0, keepdims=True), [(10, 60), (100, 60)]])
     assert len(six) == len(KEYPOINTS)
     for placed in ((0, 1, (0, 0)), (0.5, 2.2, (40, -9)), (-2, 0.3, (7, 300))):
-        np.testing.assert_allclose(five_points(similar(six, *placed)), similar(TEMPLATE, *placed), atol=1e-4)
+        np.testing.assert_allclose(five_points(similar(six, *placed)), similar(TEMPLATE, *placed), atol=1e-3)
     longer = six + [(0, 0), (0, 0), (0, 0), (0, 8), (0, 0), (0, 0)]  # a longer face: its mouth is lower, not wider
-    np.testing.assert_allclose(five_points(longer)[3:], TEMPLATE[3:] + (0, 8), atol=1e-4)
+    np.testing.assert_allclose(five_points(longer)[3:], TEMPLATE[3:] + (0, 8), atol=1e-3)
 
 
 def test_the_astronaut_is_aligned_to_the_template(detector, astronaut):
@@ -379,6 +388,15 @@ def test_pointers_out_of_the_file_are_refused(weights, tmp_path):
                 assert str(error).startswith(str(path))
                 refused += 1
     assert refused > 5
+
+
+def test_a_vector_longer_than_the_file_is_refused_at_once(weights, tmp_path):
+    content, path = weights.read_bytes(), tmp_path / "face.tflite"
+    file = tflite._File(content)
+    length = file.follow(file.field(file.follow(0), tflite._BUFFERS))
+    path.write_bytes(content[:length] + struct.pack("<I", 0x3FFFFFFF) + content[length + 4 :])
+    with pytest.raises(ValueError, match="1073741823 items at byte"):
+        tflite.read_weights(path)
 
 
 def test_another_network_is_refused_by_name(weights):

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.faces import learning
 from fairjax.portraits import recipe, stages, tokenizer
-from fairjax.portraits.fit import Fit, fit, overlay
 from fairjax.portraits.quality import frechet, told_from_others
+from fairjax.training.fit import Fit, fit, overlay
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def test_overlay_replaces_only_what_it_names():
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
-    pick = stages.picks(7, 1_000, 16)
-    np.testing.assert_array_equal(pick(3), stages.picks(7, 1_000, 16)(3))
+    pick = learning.picks(7, 1_000, 16)
+    np.testing.assert_array_equal(pick(3), learning.picks(7, 1_000, 16)(3))
     assert (pick(3) != pick(4)).any()
 
 

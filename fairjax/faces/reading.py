@@ -30,14 +30,14 @@ def judges(section: JudgesSection) -> Judges:
     """What finetuning listens to; raises FileNotFoundError, ImportError or ValueError, one line."""
     chosen, judge_params = judge(section, section.classifiers, "classifiers")
     meaning = [_semantics(name) for name in section.semantics]
-    face, face_params = _face(section.face)
+    chosen_face, face_params = face(section.face)
     params = {
         "judge": judge_params,
         "semantics": [own for _, own in meaning],
         "face": face_params,
         "bank": pickles.read_bank(path(section.bank, "bank")),
     }
-    return Judges(chosen, tuple(part for part, _ in meaning), face, jax.tree.map(jnp.asarray, params))
+    return Judges(chosen, tuple(part for part, _ in meaning), chosen_face, jax.tree.map(jnp.asarray, params))
 
 
 def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:
@@ -112,7 +112,8 @@ def _semantics(name: str) -> tuple[Semantics, Params]:
     return Semantics(network, statistics, size), params
 
 
-def _face(name: str) -> tuple[FaceEmbedding, Params]:
+def face(name: str) -> tuple[FaceEmbedding, Params]:
+    """A face embedding, and its parameters; raises as `judges`."""
     file = path(name, "face")
     if file.suffix in _PICKLES:
         network, params = released.load_face_embedding(file)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Pixels = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""(indices [k], generator) -> images [k, 64, 64, 3], float32 in [-1, 1]."""
+from fairjax.faces.learning import Pixels
 
 
 def _mixed(

@@ -23,16 +23,17 @@ from transformers import CLIPTokenizer
 from fairjax import parallel
 from fairjax.convert import folders
 from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.faces import learning
 from fairjax.faces.classifier import Classifier
 from fairjax.models.clip import CLIPModel
 from fairjax.models.functional import Network, Params, functional
 from fairjax.models.unet import UNet2DConditionModel
 from fairjax.models.vae import AutoencoderKL
 from fairjax.portraits import augment, export, recipe, stages, tokenizer
-from fairjax.portraits.fit import Fit, fit
 from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.renders import Renders, renders
 from fairjax.portraits.world import ATTRIBUTES, FACE_BOX, pairs
+from fairjax.training.fit import Fit, fit
 
 SEED = 20261123
 BIASED, UNBIASED = 24_000, 16_000
@@ -177,7 +178,7 @@ class Pretraining:
         def problem(fit: Fit) -> tuple:
             pixels = augment.AUGMENTATIONS[name](self.unbiased.images, self.reconstructions)
             seed = SEED + 3 + list(self.fits).index(name)
-            return stages.classifier(classifier, pixels, self.unbiased.labels, fit, seed, ADVERSARY[name])
+            return learning.classifier(classifier, pixels, self.unbiased.labels, fit.batch_size, seed, ADVERSARY[name])
 
         return self._trained(name, classifier.network, problem)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,10 @@ import numpy as np
 import optax
 
 from fairjax.diffusion.schedule import NoiseSchedule
-from fairjax.faces.classifier import Classifier
+from fairjax.faces.learning import Batch, picks
 from fairjax.models.functional import Network, Params
-from fairjax.portraits.augment import Pixels
-from fairjax.portraits.fit import Fit, Loss
 from fairjax.portraits.renders import Renders
-
-Batch = Callable[[int], Any]
+from fairjax.training.fit import Fit, Loss
 
 CAPTION_DROPOUT = 0.1
 """How often the UNet sees the empty prompt in place of the caption, for classifier-free guidance."""
@@ -31,11 +27,6 @@ say what little a close-up tells: whom the pictures of an occupation show."""
 
 MAX_SNR = 5.0
 """The signal-to-noise ratio from which less noise counts less in the denoiser's loss (Hang et al., 2023, gamma)."""
-
-
-def picks(seed: int, count: int, batch_size: int) -> Callable[[int], np.ndarray]:
-    """The examples [batch_size] that step `step` sees: a pure function of the step."""
-    return lambda step: np.random.default_rng([seed, step]).integers(0, count, batch_size)
 
 
 def autoencoder(vae: Network, renders: Renders, fit: Fit, seed: int) -> tuple[Loss, Batch]:
@@ -158,58 +149,6 @@ def denoiser(
         dropped = np.random.default_rng([seed + 1, step]).random(len(i)) < CAPTION_DROPOUT
         context = contexts[np.where(dropped, empty, captions[i])]
         return {"mean": latents.mean[i], "deviation": latents.deviation[i], "context": context}
-
-    return loss, batch
-
-
-def against(loss: Callable[[jax.Array], jax.Array], images: jax.Array, radius: float, key: jax.Array) -> jax.Array:
-    """`images` [n, h, w, c], each moved by `radius` (Euclidean) to a larger `loss`: one step from a random start.
-
-    A classifier that is trained on these (Wong et al., 2020) moves least for patterns that nobody sees, so that
-    its gradient, which finetuning follows, is one of shapes and colours (Santurkar et al., 2019).
-    """
-
-    def onto_sphere(x: jax.Array) -> jax.Array:
-        return radius * x * jax.lax.rsqrt(jnp.sum(x**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
-
-    direction, length = jax.random.split(key)
-    start = onto_sphere(jax.random.normal(direction, images.shape))
-    start *= jax.random.uniform(length, (len(images), 1, 1, 1))
-    return images + onto_sphere(start + onto_sphere(jax.grad(loss)(images + start)))
-
-
-def classifier(
-    classifier: Classifier, pixels: Pixels, labels: dict[str, np.ndarray], fit: Fit, seed: int, radius: float = 0.0
-) -> tuple[Loss, Batch]:
-    """Cross-entropy of every head, over the images that have its label.
-
-    Args:
-        labels: name -> [n] class numbers, -1 where an image has no such label.
-        radius: of the ball around each image in which the worst is sought, in units of [-1, 1] pixels; 0 for none.
-    """
-    pick = picks(seed, len(labels["face"]), fit.batch_size)
-
-    def loss(params: Params, batch: dict[str, Any], key: jax.Array):
-        images = batch["images"]
-        if radius:
-            images = against(lambda x: error(params, x, batch)[0], images, radius, key)
-        return error(params, images, batch)
-
-    def error(params: Params, images: jax.Array, batch: dict[str, Any]):
-        logits, statistics = classifier.network.apply(params, images, method="train")
-        total, right = jnp.zeros(()), {}
-        for name, part in classifier.parts().items():
-            label, known = batch["labels"][name], batch["labels"][name] >= 0
-            count = jnp.maximum(known.sum(), 1)
-            error = optax.softmax_cross_entropy_with_integer_labels(logits[:, part], jnp.maximum(label, 0))
-            total += jnp.where(known, error, 0.0).sum() / count
-            right[name] = (known & (logits[:, part].argmax(1) == label)).sum() / count
-        return total, (right, statistics)
-
-    def batch(step: int) -> dict[str, Any]:
-        i = pick(step)
-        images = pixels(i, np.random.default_rng([seed + 1, step]))
-        return {"images": images, "labels": {name: label[i] for name, label in labels.items()}}
 
     return loss, batch
 

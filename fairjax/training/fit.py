@@ -1,4 +1,4 @@
-"""One training loop for every stage of the pretraining: AdamW or Muon, a warm cosine, EMA weights, resumable."""
+"""One loop for networks that are trained from the start: AdamW or Muon, a warm cosine, EMA weights, resumable."""
 
 from __future__ import annotations
 

@@ -1,0 +1,174 @@
+"""Pictures of faces with labels: image folders and datasets, whose labels become classes of attributes.
+
+An image folder is what `datasets` calls so: pictures, and a `metadata.csv` beside them whose column `file_name` names
+each, or else a folder for each class. FairFace's columns are known; for others, a mapping says what its values mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import yaml
+
+from fairjax import tables
+
+Classes = Mapping[str, Mapping[str, Sequence[str]]]
+"""Attribute -> class -> the values that mean it."""
+
+FAIRFACE: dict[str, dict[str, tuple[str, ...]]] = {
+    "gender": {"female": ("Female",), "male": ("Male",)},
+    "race": {
+        "WMELH": ("White", "Middle Eastern", "Latino_Hispanic"),
+        "Black": ("Black",),
+        "Indian": ("Indian",),
+        "Asian": ("East Asian", "Southeast Asian"),
+    },
+    "age": {
+        "young": ("0-2", "3-9", "10-19", "20-29", "30-39"),
+        "old": ("40-49", "50-59", "60-69", "more than 70"),
+    },
+}
+"""FairFace's labels (Karkkainen and Joo, 2021) in the paper's classes, in the order of the released classifiers. Where
+young ends is our choice; a mapping can make another."""
+
+_LABEL = "label"  # of an image folder whose folders are classes
+_HELD_OUT = ("validation", "test")
+_SHARE = 0.1
+"""How much is held out of a dataset that holds nothing out itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Pictures, read when they are asked for, and what is known of them."""
+
+    table: datasets.Dataset
+    column: str  # of the pictures
+    labels: dict[str, np.ndarray]  # attribute -> [n] class numbers, -1 where it is not known
+    classes: dict[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def picture(self, number: int) -> Any:
+        """As a `PIL.Image`."""
+        return self.table[number][self.column]
+
+
+def read(name: str, subset: str | None = None, mapping: Classes | None = None) -> tuple[Labelled, Labelled]:
+    """The pictures to train on and those held out of it, of a folder or of a dataset on the hub.
+
+    What is held out is the split "validation" or "test"; where there is none, a tenth, drawn.
+
+    Args:
+        name: an image folder, or the name of a dataset on the hub.
+        subset: which one, of a dataset that has several.
+        mapping: what values of which columns mean; by default FairFace's columns, or the folder of each picture.
+
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    splits = tables.read(name, subset)
+    held_out = next((splits[split] for split in _HELD_OUT if split in splits), None)
+    trained = _trained(name, splits)
+    if held_out is None:
+        if len(trained) < 2:
+            raise ValueError(f"{name} has {len(trained)} pictures: some to train on and some to hold out are needed")
+        split = trained.train_test_split(max(1, round(_SHARE * len(trained))), seed=0, keep_in_memory=True)
+        trained, held_out = split["train"], split["test"]
+    mapping = mapping or _known(trained)
+    if not mapping:
+        columns = ", ".join(trained.features)
+        raise ValueError(f"{name} has no labels that are known; its columns are {columns}: map them")
+    return tuple(_labelled(name, table, mapping) for table in (trained, held_out))
+
+
+def read_together(
+    name: str, subset: str | None = None, mapping: Classes | None = None, limit: int | None = None
+) -> Labelled:
+    """The pictures to train on alone, of which labels need not be known; at most `limit` of them, drawn.
+
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    table = _trained(name, tables.read(name, subset))
+    if limit is not None and limit < len(table):
+        table = table.shuffle(seed=0, keep_in_memory=True).select(range(limit), keep_in_memory=True)
+    return _labelled(name, table, mapping or _known(table))
+
+
+def read_mapping(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """A mapping from a YAML file, `attribute: {class: [value, ...], ...}`.
+
+    Raises:
+        FileNotFoundError, ValueError: one line naming the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    example = "it should say, say, gender: {female: [Female], male: [Male]}"
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} names no attribute: {example}")
+    mapping = {}
+    for attribute, classes in content.items():
+        if not isinstance(classes, dict) or len(classes) < 2:
+            raise ValueError(f"{path}: {attribute} has not two classes or more: {example}")
+        values = {
+            str(name): tuple(map(str, value if isinstance(value, list) else [value])) for name, value in classes.items()
+        }
+        everything = [value for several in values.values() for value in several]
+        if twice := [value for value in everything if everything.count(value) > 1]:
+            raise ValueError(f"{path}: {attribute} has {twice[0]!r} in more than one place")
+        mapping[str(attribute)] = values
+    return mapping
+
+
+def _trained(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    if "train" not in splits:
+        raise ValueError(f"{name} has the splits {', '.join(splits)}: one of them should be train")
+    return splits["train"]
+
+
+def _pictures(name: str, table: datasets.Dataset) -> str:
+    columns = [column for column, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    if not columns:
+        raise ValueError(f"{name} has no pictures; its columns are {', '.join(table.features)}")
+    return columns[0]
+
+
+def _values(table: datasets.Dataset, column: str) -> list[str]:
+    """What the rows have in a column, as text."""
+    kind, values = table.features[column], table[column]
+    if isinstance(kind, datasets.ClassLabel):
+        return [kind.int2str(value) if value is not None and value >= 0 else "" for value in values]
+    return list(map(str, values))
+
+
+def _known(table: datasets.Dataset) -> Classes:
+    """What the columns mean whose meaning is known; empty where there are none."""
+    fairface = {attribute: classes for attribute, classes in FAIRFACE.items() if attribute in table.features}
+    if fairface or _LABEL not in table.features:
+        return fairface
+    return {_LABEL: {value: (value,) for value in sorted(set(_values(table, _LABEL)))}}
+
+
+def _labelled(name: str, table: datasets.Dataset, mapping: Classes) -> Labelled:
+    labels = {}
+    for attribute, classes in mapping.items():
+        if attribute not in table.features:
+            raise ValueError(f"{name} has no column {attribute!r}; its columns are {', '.join(table.features)}")
+        numbers = {value: number for number, values in enumerate(classes.values()) for value in values}
+        values = _values(table, attribute)
+        labels[attribute] = np.array([numbers.get(value, -1) for value in values], np.int32)
+        if not (labels[attribute] >= 0).any():
+            seen = ", ".join(map(repr, sorted(set(values))[:5]))
+            raise ValueError(f"{name}: none of {attribute}'s values ({seen}) is one of {', '.join(numbers)}: map them")
+    classes = {attribute: tuple(classes) for attribute, classes in mapping.items()}
+    return Labelled(table, _pictures(name, table), labels, classes)

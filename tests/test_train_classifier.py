@@ -1,0 +1,309 @@
+"""Training classifiers of faces on the user's own pictures: labels, faces, balance, and what is held out."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+from rich.console import Console
+
+from fairjax import parallel
+from fairjax.convert import pickles
+from fairjax.faces import (
+    bank,
+    chips,
+    classifier_training,
+    detection,
+    labelled,
+    learning,
+    photos,
+    reading,
+    train_classifier,
+)
+from fairjax.faces import classifier as classifiers
+from fairjax.faces.classifier import Classifier
+from fairjax.fairness.losses import normalise
+from fairjax.models.mobilenet import MobileNetV3Config, Row
+from fairjax.portraits import world
+from fairjax.training.fit import Fit
+
+MAPPING = {name: {value: (value,) for value in classes} for name, classes in world.ATTRIBUTES.items()}
+TINY = (Row(3, 16, 16, False, False, 2),)
+
+
+def write_folder(folder, pictures, rows):
+    """An image folder as `datasets` has it: pictures, and metadata.csv beside them."""
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{number:04d}.png")
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, ["file_name", *rows[0]])
+        table.writeheader()
+        table.writerows({"file_name": f"{number:04d}.png", **row} for number, row in enumerate(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory):
+    """Portraits with people in them, as a user's pictures."""
+    drawn = world.render_many(range(240), 5, biased=False)
+    shown = np.flatnonzero(drawn["face"])
+    rows = [{name: world.ATTRIBUTES[name][drawn[name][i]] for name in MAPPING} for i in shown]
+    return write_folder(tmp_path_factory.mktemp("data") / "portraits", drawn["image"][shown], rows)
+
+
+def plain(count, size=8):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def test_fairface_labels_become_the_papers_classes(tmp_path):
+    told = [
+        ("Male", "White", "more than 70", (1, 0, 1)),
+        ("Female", "Middle Eastern", "0-2", (0, 0, 0)),
+        ("Female", "Latino_Hispanic", "30-39", (0, 0, 0)),
+        ("Male", "Black", "40-49", (1, 1, 1)),
+        ("Male", "Indian", "3-9", (1, 2, 0)),
+        ("Female", "East Asian", "60-69", (0, 3, 1)),
+        ("Female", "Southeast Asian", "20-29", (0, 3, 0)),
+        ("", "unheard of", "", (-1, -1, -1)),
+    ]
+    rows = [dict(zip(("gender", "race", "age"), row[:3], strict=True)) for row in told]
+    folder = tmp_path / "faces"
+    write_folder(folder / "train", plain(8), rows)
+    write_folder(folder / "validation", plain(3), rows[:3])
+    trained, held_out = labelled.read(str(folder))
+    assert trained.classes == {
+        "gender": ("female", "male"),
+        "race": ("WMELH", "Black", "Indian", "Asian"),
+        "age": ("young", "old"),
+    }
+    for name, column in zip(trained.classes, zip(*[row[3] for row in told], strict=True), strict=True):
+        assert trained.labels[name].tolist() == list(column)
+    assert len(held_out) == 3 and held_out.labels["age"].tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(np.asarray(trained.picture(4)), plain(8)[4])
+
+
+def test_fairface_classes_are_those_of_the_released_classifiers():
+    from fairjax.faces.released import HEADS
+
+    assert {name: tuple(classes) for name, classes in labelled.FAIRFACE.items()} == HEADS
+
+
+def test_folders_are_classes_and_a_tenth_is_held_out(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number, picture in enumerate(plain(20)):
+            Image.fromarray(picture).save(tmp_path / "pets" / name / f"{name}{number}.png")
+    trained, held_out = labelled.read(str(tmp_path / "pets"))
+    assert trained.classes == {"label": ("cats", "dogs")} and (len(trained), len(held_out)) == (36, 4)
+    assert sorted([*trained.labels["label"], *held_out.labels["label"]]) == [0] * 20 + [1] * 20
+
+
+def test_a_mapping_says_what_values_mean(portraits, tmp_path):
+    path = tmp_path / "labels.yaml"
+    path.write_text("skin_tone: {lighter: [light, medium], darker: deep}\n")
+    trained, held_out = labelled.read(str(portraits), mapping=labelled.read_mapping(path))
+    assert trained.classes == {"skin_tone": ("lighter", "darker")}
+    shares = [np.mean(trained.labels["skin_tone"] == number) for number in (-1, 0, 1)]
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.1)  # drawn evenly from four tones
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "names no attribute"),
+        ("gender: {female: [f]}", "gender has not two classes or more"),
+        ("gender: {female: [f], male: [f]}", "gender has 'f' in more than one place"),
+        ("gender: {", "is not YAML"),
+    ],
+)
+def test_a_mapping_that_says_nothing_is_refused(text, message, tmp_path):
+    path = tmp_path / "labels.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{path}.*{message}"):
+        labelled.read_mapping(path)
+
+
+def test_pictures_without_labels_are_refused_by_their_columns(tmp_path):
+    folder = write_folder(tmp_path / "faces", plain(4), [{"mood": "happy"}] * 4)
+    with pytest.raises(ValueError, match="no labels that are known; its columns are image, mood: map them"):
+        labelled.read(str(folder))
+    with pytest.raises(ValueError, match="no column 'gender'; its columns are image, mood"):
+        labelled.read(str(folder), mapping={"gender": {"female": ("f",), "male": ("m",)}})
+    with pytest.raises(ValueError, match=r"none of mood's values \('happy'\) is one of sad, angry: map them"):
+        labelled.read(str(folder), mapping={"mood": {"sad": ("sad",), "angry": ("angry",)}})
+    with pytest.raises(ValueError, match=f"'{tmp_path}/nowhere': no such file or folder"):
+        labelled.read(str(tmp_path / "nowhere"))
+
+
+def test_rare_classes_count_as_much_as_common_ones():
+    labels = np.array([0] * 6 + [1] * 3 + [2] * 1 + [-1] * 5)
+    weights = learning.balance(labels, 4)
+    np.testing.assert_allclose(weights[:3] * (6, 3, 1), 10 / 3, rtol=1e-6)  # each class as much, 10 in all
+    assert weights[3] == 0  # no example, no weight, and no division by zero
+
+
+def test_the_balanced_loss_is_the_mean_of_the_classes_means():
+    """Of images whose logits are given: with 6, 3 and 1 of three classes, and one without a label."""
+
+    class Given:
+        heads = {"kind": ("a", "b", "c")}
+        parts = staticmethod(lambda: {"kind": slice(0, 3)})
+
+        class network:
+            apply = staticmethod(lambda params, images, method: (images.reshape(-1, 3), {}))
+
+    rng, labels = np.random.default_rng(0), np.array([0] * 6 + [1] * 3 + [2, -1])
+    logits = rng.normal(size=(11, 1, 1, 3)).astype(np.float32)
+    loss, _ = learning.classifier(Given(), None, {"kind": labels}, 11, 0, balanced=True)
+    total, _ = loss({}, {"images": logits, "labels": {"kind": labels}}, jax.random.key(0))
+    errors = -np.log(np.exp(logits[:, 0, 0]) / np.exp(logits[:, 0, 0]).sum(1, keepdims=True))
+    expected = np.mean([errors[labels == kind, kind].mean() for kind in range(3)])
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+
+
+def test_faces_are_cut_out_of_photographs_and_missing_ones_are_told(tmp_path, monkeypatch):
+    """Photographs of different sizes, one of them larger than the canvas: the same face, in the same place."""
+    monkeypatch.setattr(chips, "_BATCH", 3)  # so that the last one is not full
+    photo = skimage.data.astronaut()
+    larger = np.asarray(Image.fromarray(photo).resize((1024, 1024)))
+    nobody = np.full((100, 300, 3), 90, np.uint8)
+    pictures = [photo, larger, nobody, photo[:400]]
+    folder = tmp_path / "faces"
+    write_folder(folder / "train", pictures, [{"gender": g} for g in ("Female", "Female", "Male", "Female")])
+    write_folder(folder / "test", pictures[:1], [{"gender": "Female"}])
+    trained, _ = labelled.read(str(folder))
+    find = chips.finder("blazeface", 48)
+    images, found = chips.cut_out(trained, find, chips.cropped(find, 48), tmp_path / "work" / "train.npy")
+    assert found.tolist() == [True, True, False, True] and images.shape == (4, 48, 48, 3)
+    assert np.abs(images[0].astype(int) - images[1]).mean() < 6
+    assert np.abs(images[0].astype(int) - images[3]).mean() < 12  # the box has moved by a pixel or two
+    expected = Image.fromarray(photo).crop((154, 57, 296, 199)).resize((48, 48), Image.Resampling.BILINEAR)
+    assert np.abs(images[0].astype(int) - np.asarray(expected)).mean() < 4  # half as large again as the face's box
+    assert found.sum() == 3 and np.load(tmp_path / "work" / "train.npy").shape == (4, 48, 48, 3)
+
+
+def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_path, monkeypatch):
+    """From 200 drawings, in 250 steps: on those held out better than guessing, and on disk as told."""
+    alone = parallel.mesh(1)  # for which is compiled faster than for eight
+    monkeypatch.setattr(parallel, "mesh", lambda: alone)
+    quiet = Console(quiet=True)
+    trained, held_out = labelled.read(str(portraits), mapping={name: MAPPING[name] for name in ("gender", "skin_tone")})
+    find = chips.finder("whole", 16)
+    parts = [
+        classifier_training.faces(name, pictures, find, 16, tmp_path, quiet)
+        for name, pictures in (("train", trained), ("held_out", held_out))
+    ]
+    plan = Fit(steps=250, batch_size=16, learning_rate=5e-3, ema=0.9, save_every=1_000)
+    config = MobileNetV3Config(TINY, 32, 6, 8)
+    matrices = classifier_training.train("classifier", tmp_path, *parts, config, plan, 0, 0.0, quiet)
+    assert {name: matrix.sum() for name, matrix in matrices.items()} == {"gender": len(held_out)} | {
+        "skin_tone": len(held_out)
+    }
+    assert classifier_training.recall(matrices["skin_tone"]).mean() > 0.5
+    told = json.loads((tmp_path / "classifier" / "held_out.json").read_text())
+    assert told["skin_tone"]["rows_are_labels"] == matrices["skin_tone"].tolist()
+    assert told["gender"]["classes"] == ["female", "male"]
+    classifier, params = classifiers.load(tmp_path / "classifier")
+    again = classifier_training.confusion(classifier, jax.tree.map(np.asarray, params), parts[1])
+    np.testing.assert_array_equal(again["skin_tone"], matrices["skin_tone"])
+
+
+def test_a_confusion_matrix_counts_what_each_class_is_taken_for():
+    """By a classifier that says how bright a picture is; more pictures than a batch, some without a label or a face."""
+    classifier = Classifier.make(MobileNetV3Config(TINY, 8, 2, 8), {"light": ("dark", "bright")}, 4)
+
+    class Bright(Classifier):
+        def logits(self, params, images):
+            mean = images.mean((1, 2, 3))
+            return {"light": jax.numpy.stack([-mean, mean], 1)}
+
+    bright = Bright(classifier.network, classifier.config, classifier.heads, 4)
+    images = np.repeat(np.array([10, 240] * 5, np.uint8)[:, None, None, None], 12, 0)[:, :, :, [0, 0, 0]]
+    images = np.broadcast_to(images, (len(images), 4, 4, 3))
+    rng = np.random.default_rng(0)
+    labels, places = rng.integers(-1, 2, len(images)), np.flatnonzero(rng.random(len(images)) < 0.8)
+    found = classifier_training.Chips(images, {"light": labels}, classifier.heads, places)
+    guesses = (images[:, 0, 0, 0] > 127).astype(int)
+    expected = [[((labels == row) & (guesses == column))[places].sum() for column in (0, 1)] for row in (0, 1)]
+    assert classifier_training.confusion(bright, {}, found, batch_size=16)["light"].tolist() == expected
+    assert sum(map(sum, expected)) > 40
+
+
+def test_varied_faces_are_the_faces_that_were_found():
+    images = np.stack([np.full((16, 16, 3), shade, np.uint8) for shade in (0, 60, 120, 180, 240)])
+    pixels = classifier_training.varied(images, np.array([1, 3]))
+    drawn = pixels(np.array([0, 1, 0]), np.random.default_rng(0))
+    assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.float32
+    np.testing.assert_allclose(drawn.mean((1, 2, 3)), photos.pixels(np.array([60, 180, 60])), atol=0.3)
+    np.testing.assert_array_equal(drawn, pixels(np.array([0, 1, 0]), np.random.default_rng(0)))
+    assert np.abs(drawn[0] - drawn[2]).mean() > 0.01
+
+
+def test_mistakes_are_one_line(portraits, tmp_path, capsys):
+    def told(*arguments):
+        assert train_classifier.main([*map(str, arguments), "--output", str(tmp_path / "run")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+        return error
+
+    assert "the following arguments are required: --data" in told()
+    assert "--steps = 0 must be at least 1" in told("--data", portraits, "--steps", 0)
+    assert "--batch-size = 12 must be a multiple of the 8 devices" in told("--data", portraits, "--batch-size", 12)
+    assert "detector = 'eyes' must be one of blazeface" in told("--data", portraits, "--detector", "eyes")
+    assert f"--data: '{tmp_path}/Nowhere': no such file" in told("--data", tmp_path / "Nowhere", "--detector", "whole")
+    assert "none of gender's values" in told("--data", portraits, "--detector", "whole")
+    assert f"--labels: {tmp_path}/x.yaml does not exist" in told("--data", portraits, "--labels", tmp_path / "x.yaml")
+
+
+def test_a_bank_of_faces_is_what_finetuning_reads(tmp_path, capsys, monkeypatch):
+    """Of three photographs two show a face: their embeddings are the judge's own, and their classes are known."""
+    monkeypatch.setattr(chips, "_BATCH", 2)
+    small = Classifier.make(MobileNetV3Config(TINY, 8, 12, 8), {"identity": tuple(map(str, range(12)))}, 24)
+    classifiers.save(small, small.network.init(jax.random.key(0)), tmp_path / "embedding")
+    photo = skimage.data.astronaut()
+    pictures = [photo, np.full((90, 90, 3), 200, np.uint8), photo[:, ::-1]]
+    rows = [{"gender": gender, "race": race} for gender, race in (("Female", "White"), ("Male", ""), ("", "Indian"))]
+    folder, output = write_folder(tmp_path / "Faces", pictures, rows), tmp_path / "banks" / "faces.safetensors"
+    face = ("--face", str(tmp_path / "embedding"), "--output", str(output))
+    assert bank.main(["--data", str(folder), *face]) == 0
+    assert "wrote 2 faces of 3 pictures" in capsys.readouterr().out
+    found = pickles.read_bank(output)
+    assert found["gender"].tolist() == [0, -1] and found["race"].tolist() == [0, 2]
+    embedding, params = reading.face(str(tmp_path / "embedding"))
+    detector, weights = detection.load()
+    images = photos.pixels(np.stack(pictures[0:3:2]))
+    expected = jax.jit(embedding.embed)(params, images, jax.jit(detector.locate)(weights, images))
+    cosines = (found["embeddings"] * normalise(expected)).sum(1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(found["embeddings"], axis=1), 1, rtol=1e-5)
+
+
+def test_mistakes_about_a_bank_are_one_line(tmp_path, capsys):
+    folder = write_folder(tmp_path / "faces", plain(2), [{"mood": "happy"}] * 2)
+
+    def told(*arguments, output="bank.safetensors", face="portraits/face_embedding"):
+        assert bank.main([*map(str, arguments), "--face", face, "--output", str(tmp_path / output)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+
+    assert "must end in .safetensors" in told("--data", folder, output="bank.npy")
+    assert "--num = 0 must be at least 1" in told("--data", folder, "--num", 0)
+    assert "--face: judges.face = 'no.pth': no such file" in told("--data", folder, face="no.pth")
+    assert "--data: " in told("--data", tmp_path / "Nowhere", "--detector", "whole")
+    assert not (tmp_path / "bank.safetensors").exists()
+
+
+def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path):
+    classifier_training.begin(tmp_path, {"data": "a", "steps": "5"})
+    classifier_training.begin(tmp_path, {"data": "a", "steps": "5"})
+    with pytest.raises(ValueError, match=f"{tmp_path} holds a run with steps = 5, not 6: choose another folder"):
+        classifier_training.begin(tmp_path, {"data": "a", "steps": "6"})
+    (tmp_path / "classifier_eval").mkdir()
+    with pytest.raises(ValueError, match="holds classifiers already"):
+        classifier_training.begin(tmp_path, {"data": "a", "steps": "5"})
