@@ -26,6 +26,7 @@ HELD_OUT = "held_out.json"
 """What a classifier's folder says of faces that it has not learned from."""
 
 _WORK, _SETTINGS = "work", "settings.json"
+_RESTATED = 30  # batches from which the statistics of batch normalisation are taken
 _MOVED = 0.05  # how far faces are moved, as a part of their side
 
 
@@ -83,7 +84,7 @@ def varied(images: np.ndarray, places: np.ndarray) -> Pixels:
         padded = np.pad(x, ((0, 0), (far, far), (far, far), (0, 0)), mode="edge")
         rows, columns = rng.integers(0, 2 * far + 1, (2, n))
         x = np.stack([p[r : r + side, c : c + side] for p, r, c in zip(padded, rows, columns, strict=True)])
-        contrast, light = rng.uniform(0.8, 1.2, (n, 1, 1, 1)), rng.uniform(-0.15, 0.15, (n, 1, 1, 1))
+        contrast, light = rng.uniform(0.9, 1.1, (n, 1, 1, 1)), rng.uniform(-0.08, 0.08, (n, 1, 1, 1))
         grain = rng.uniform(0, 0.08, (n, 1, 1, 1)) * rng.normal(0, 1, x.shape)
         return (x * contrast + light + grain).astype(np.float32)
 
@@ -106,6 +107,7 @@ def train(
     key = jax.random.key(seed)
     params = classifier.network.init(jax.random.fold_in(key, 0))
     params = fit(name, output / _WORK / name, plan, params, loss, batch, jax.random.fold_in(key, 1), console)
+    params = learning.restated(classifier, params, [batch(plan.steps + extra)["images"] for extra in range(_RESTATED)])
     matrices = confusion(classifier, params, held_out)
     classifiers.save(classifier, params, output / name)
     told = {

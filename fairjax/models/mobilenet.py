@@ -12,7 +12,10 @@ from flax import nnx
 from fairjax.models.functional import Params
 from fairjax.models.layers import Dtype, conv
 
-_EPSILON, _MOMENTUM = 1e-3, 0.01  # torchvision's, for MobileNetV3
+_EPSILON = 1e-3  # torchvision's, for MobileNetV3, as the next one
+
+MOMENTUM = 0.01
+"""What a batch counts in the running statistics of batch normalisation."""
 
 
 class Row(NamedTuple):
@@ -105,7 +108,7 @@ class ConvNormActivation(nnx.Module):
                 inputs, outputs, (kernel, kernel), stride, padding=pad, use_bias=False, dtype=dtype, rngs=rngs
             )
         norm = nnx.BatchNorm(
-            outputs, momentum=1 - _MOMENTUM, epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
+            outputs, momentum=1 - MOMENTUM, epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
         )
         setattr(self, "0", convolution)
         setattr(self, "1", norm)
