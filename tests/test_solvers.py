@@ -1,5 +1,7 @@
 """Noise schedule and solver tables against diffusers in float64, and the golden numbers of the design."""
 
+import contextlib
+
 import diffusers
 import jax.numpy as jnp
 import numpy as np
@@ -49,10 +51,22 @@ def run(schedule, solver, num_steps, noise):
     return steps.timestep, np.stack(xs)
 
 
-def run_diffusers(fields, solver, num_steps, noise, monkeypatch):
-    with monkeypatch.context() as patch:  # diffusers asks for float32 by name: give it float64
-        patch.setattr(torch, "float32", torch.float64)
-        patch.setattr(np, "float32", np.float64)
+@pytest.fixture
+def in_float64(monkeypatch):
+    """A context in which diffusers, which asks for float32 by name, is given float64."""
+
+    @contextlib.contextmanager
+    def patched():
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "float32", torch.float64)
+            patch.setattr(np, "float32", np.float64)
+            yield
+
+    return patched
+
+
+def run_diffusers(fields, solver, num_steps, noise, in_float64):
+    with in_float64():
         scheduler = SCHEDULERS[solver].from_config(fields)
         scheduler.set_timesteps(num_steps)
         x, xs = torch.tensor(noise), []
@@ -84,11 +98,11 @@ DPM_VARIANTS = [
     [(solver, variant) for solver in SCHEDULERS for variant in VARIANTS]
     + [("dpm-solver++", variant) for variant in DPM_VARIANTS],
 )
-def test_every_step_equals_diffusers(solver, variant, num_steps, monkeypatch):
+def test_every_step_equals_diffusers(solver, variant, num_steps, in_float64):
     fields = {**SD15, **variant}
     noise = np.random.default_rng(0).normal(size=(16,))
     timesteps, xs = run(NoiseSchedule.from_dict(fields), solver, num_steps, noise)
-    expected_timesteps, expected = run_diffusers(fields, solver, num_steps, noise, monkeypatch)
+    expected_timesteps, expected = run_diffusers(fields, solver, num_steps, noise, in_float64)
     np.testing.assert_array_equal(timesteps, expected_timesteps)
     np.testing.assert_allclose(xs, expected, rtol=1e-9, atol=1e-11)
 
@@ -110,14 +124,17 @@ GOLDEN_C = """
 GOLDEN_W = """
 -0.170 -0.315 -0.315 -0.315 -0.315 -0.315 -0.315 -0.315 -0.316 -0.316 -0.316 -0.322 -0.298
 -0.320 -0.316 -0.316 -0.315 -0.315 -0.313 -0.308 -0.299 -0.281 -0.311 -0.602 -0.579"""
+GOLDEN_UNIFORM = -0.320  # the geometric mean of either
 
 
-def test_coefficients_and_adjusted_weights_equal_the_golden_numbers():
+def test_coefficients_and_weights_equal_the_golden_numbers():
     schedule = NoiseSchedule.from_dict(SD15)
     _, chain = chain_coefficients(schedule, "dpm-solver++", 25)
     adjusted = gradient_weights(schedule, "dpm-solver++", 25, "adjusted")
     np.testing.assert_allclose(chain, np.array(GOLDEN_C.split(), float), atol=5.1e-4)
     np.testing.assert_allclose(adjusted, np.array(GOLDEN_W.split(), float), atol=5.1e-4)
+    uniform = gradient_weights(schedule, "dpm-solver++", 25, "uniform")
+    np.testing.assert_allclose(uniform, np.full(25, GOLDEN_UNIFORM), atol=5.1e-4)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -134,19 +151,40 @@ def test_the_chain_is_the_linear_map_that_its_coefficients_say(solver, predictio
     np.testing.assert_allclose(start * noise + chain @ outputs, x, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_the_adjustment_is_the_influence_of_each_output_on_the_full_ancestral_chain(prediction_type):
-    schedule = NoiseSchedule.from_dict({**SD15, "prediction_type": prediction_type})
-    scheduler = diffusers.DDPMScheduler.from_config({**SD15, "steps_offset": 0, "prediction_type": prediction_type})
-    scheduler.alphas_cumprod = torch.tensor(schedule.alphas_cumprod)
-    outputs = torch.zeros(1000, dtype=torch.float64, requires_grad=True)
-    scheduler.set_timesteps(1000)
-    x = torch.ones((1, 1), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    for timestep in range(999, -1, -1):  # the noise that each step adds leaves the derivative alone
-        x = scheduler.step(outputs[timestep].reshape(1, 1), timestep, x, generator=generator).prev_sample
+def influence(scheduler, timesteps):
+    """d x_0 / d o_t of a diffusers scheduler's chain at each step, by its own autodiff; all noise comes from one seed.
+
+    The outputs do not depend on x: what is cut is the path through the network's image input.
+    """
+    outputs = torch.zeros(len(timesteps), dtype=torch.float64, requires_grad=True)
+    x, kinds = torch.ones((1, 1), dtype=torch.float64), {}
+    if isinstance(scheduler, diffusers.DDPMScheduler):  # the noise that each step adds leaves the derivative alone
+        kinds["generator"] = torch.Generator().manual_seed(0)
+    for output, timestep in zip(outputs, timesteps, strict=True):
+        x = scheduler.step(output.reshape(1, 1), timestep, x, **kinds).prev_sample
     x.backward()
-    np.testing.assert_allclose(ancestral_influence(schedule), outputs.grad.abs().numpy(), rtol=1e-4)
+    return outputs.grad.numpy()
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_influences_and_adjusted_weights_are_what_autodiff_says_of_diffusers(prediction_type, in_float64):
+    """In float64. A is the influence of an output on the full ancestral chain, C that on the solver's."""
+    fields = {**SD15, "prediction_type": prediction_type}
+    schedule = NoiseSchedule.from_dict(fields)
+    with in_float64():
+        ancestral = diffusers.DDPMScheduler.from_config({**fields, "steps_offset": 0})
+        ancestral.set_timesteps(1000)
+        full = np.abs(influence(ancestral, ancestral.timesteps.tolist()))[::-1]
+    np.testing.assert_allclose(ancestral_influence(schedule), full, rtol=1e-6)
+    for solver, num_steps in (("dpm-solver++", 25), ("dpm-solver++", 6), ("ddim", 20)):
+        with in_float64():
+            scheduler = SCHEDULERS[solver].from_config(fields)
+            scheduler.set_timesteps(num_steps)
+            expected = influence(scheduler, scheduler.timesteps)
+        np.testing.assert_allclose(chain_coefficients(schedule, solver, num_steps)[1], expected, rtol=1e-6)
+        scale = 1 / full[scheduler.timesteps.numpy()]
+        adjusted = gradient_weights(schedule, solver, num_steps, "adjusted")
+        np.testing.assert_allclose(adjusted, expected * scale / np.exp(np.log(scale).mean()), rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", list(SCHEDULERS))
