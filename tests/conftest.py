@@ -1,10 +1,47 @@
 """Every test runs on the CPU, with eight simulated devices, and refuses implicit rank promotion."""
 
 import os
+from functools import lru_cache
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
 
 import jax  # noqa: E402  (the flags above must be set before jax starts)
+import pytest  # noqa: E402
+from small_world import build  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory):
+    """The folder of a model and its judges, small and random."""
+    folder = tmp_path_factory.mktemp("world")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read_once():
+    """Each model and its judges are read once in a module that asks for it; programs compiled for them serve all."""
+    from fairjax.faces import reading
+    from fairjax.pipeline import Pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pipeline, "from_pretrained", staticmethod(lru_cache(Pipeline.from_pretrained)))
+        for name in ("judges", "evaluation_judge"):
+            patch.setattr(reading, name, _once(getattr(reading, name)))
+        yield
+
+
+def _once(read):
+    """A section of a configuration cannot be hashed; its text can."""
+    kept = {}
+
+    def reading(section):
+        text = section.model_dump_json()
+        if text not in kept:
+            kept[text] = read(section)
+        return kept[text]
+
+    return reading

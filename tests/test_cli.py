@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_world import SIDE, arguments
 
 import eval as eval_program
 import train as train_program
@@ -18,6 +19,7 @@ from fairjax.schema import UserError, load
 from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
 
+pytestmark = pytest.mark.usefixtures("read_once")
 ROOT = Path(__file__).parent.parent
 TINY = (
     *("--training.steps", "2", "--training.prompts_per_step", "2", "--training.images_per_prompt", "8"),
@@ -160,9 +162,10 @@ def test_help_starts_no_jax(program):
     assert "--training.steps" in shown and "optimizer steps" in shown
 
 
-def test_a_run_leaves_what_it_promises_and_can_be_measured_again(tmp_path, capsys):
+def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys):
     run = tmp_path / "run"
-    assert train_program.main([*TINY, "--output", str(run)]) == 0
+    asked = [*TINY, *arguments(small_world), "--output", str(run)]
+    assert train_program.main(asked) == 0
     assert "an exactly fair model measures" in capsys.readouterr().out
     left = {path.name for path in run.iterdir()}
     assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
@@ -175,42 +178,35 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(tmp_path, capsy
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
     assert np.asarray(Image.open(run / "before_after.png")).std() > 10
 
-    assert train_program.main([*TINY, "--output", str(run)]) == 2
+    assert train_program.main(asked) == 2
     assert "holds a run already: add --resume" in capsys.readouterr().err
-    assert train_program.main([*TINY, "--training.learning_rate", "1", "--output", str(run), "--resume"]) == 2
+    assert train_program.main([*asked, "--training.learning_rate", "1", "--resume"]) == 2
     assert "training.learning_rate = 1.0, but the run has" in capsys.readouterr().err
 
     assert eval_program.main(["--adapter", str(run), "--evaluation.seed", "7"]) == 0
     again = json.loads((run / "evaluation-7" / "results.json").read_text())
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
 
-    more = (*TINY, "--training.steps", "3", "--output", str(run), "--resume")
-    assert train_program.main(list(more)) == 0
+    assert train_program.main([*asked, "--training.steps", "3", "--resume"]) == 0
     longer = json.loads((run / "results.json").read_text())
     assert longer["steps"] == 3 and longer["before"] == results["before"]
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
 
     drawn = tmp_path / "images"
-    prompt = ("a chef", "--num", "2", "--steps", "2", "--adapter", str(run), "--output", str(drawn))
-    assert generate.main(list(prompt)) == 0
+    prompt = ("a chef", "--model", str(small_world), "--num", "2", "--steps", "2", "--adapter", str(run))
+    assert generate.main([*prompt, "--output", str(drawn)]) == 0
     before, after = (np.asarray(Image.open(drawn / f"00-a-chef-000-{name}.png"), int) for name in ("before", "after"))
     assert 0 < np.abs(before - after).mean() < 64  # the same noise, another adapter
-    assert Image.open(drawn / "grid.png").size == (2 * 128, 2 * 128)
+    assert Image.open(drawn / "grid.png").size == (2 * 2 * SIDE, 2 * 2 * SIDE)  # twice their size
 
 
-def test_images_of_prompts_that_begin_alike_do_not_overwrite_each_other(tmp_path):
-    prompts = [
-        "a portrait of a person who works at " + "the very same place " * 3 + who for who in ("as chef", "as pilot")
-    ]
-    assert generate.main([*prompts, "--num", "1", "--steps", "1", "--output", str(tmp_path)]) == 0
-    assert len(list(tmp_path.glob("*-before.png"))) == 2
-
-
-def test_generate_writes_images_and_a_grid(tmp_path, capsys):
-    output = tmp_path / "images"
-    assert generate.main(["a chef", "a pilot", "--num", "2", "--steps", "2", "--output", str(output)]) == 0
-    assert len(list(output.glob("*-before.png"))) == 4
-    assert Image.open(output / "grid.png").size == (2 * 128, 2 * 128)
+def test_generate_writes_a_grid_and_images_that_do_not_overwrite_each_other(small_world, tmp_path):
+    """Of prompts that begin alike, too."""
+    start = "a portrait of a person who works at " + "the very same place " * 3
+    asked = [start + "as chef", start + "as pilot", "--num", "2", "--steps", "1", "--model", str(small_world)]
+    assert generate.main([*asked, "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("*-before.png"))) == 4
+    assert Image.open(tmp_path / "grid.png").size == (2 * 2 * SIDE, 2 * 2 * SIDE)
 
 
 def test_a_dry_run_says_what_would_be_downloaded_and_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -1,13 +1,20 @@
 """The embedded pipeline: what diffusers makes of the same folder, and images that depend on nothing but their key."""
 
+import itertools
 import json
 import shutil
+from functools import partial
 
+import diffusers
+import jax
 import numpy as np
 import pytest
+import torch
+from small_world import fields
 
 import fairjax
 from fairjax import parallel
+from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter, save_adapter
 from fairjax.pipeline import Pipeline, _generation, find, image_keys, solver_table
@@ -15,6 +22,7 @@ from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
 PROMPTS = ["a portrait of a pilot", "a photo of the face of a chef, a person"]
+GUIDANCE = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +30,35 @@ def pipeline():
     return Pipeline.from_pretrained("portraits")
 
 
-def test_the_folder_is_a_diffusers_pipeline_and_gives_the_same_images(pipeline):
-    """A whole guided 25-step chain and decoding, from the same noise: at most 1e-3 on pixels in [-1, 1]."""
-    import jax
-    import torch
-    from diffusers import StableDiffusionPipeline
+@pytest.fixture(scope="module")
+def small(small_world):
+    """Random networks: for what does not depend on what the images show."""
+    return Pipeline.from_pretrained(small_world)
 
-    theirs = StableDiffusionPipeline.from_pretrained(find("portraits"), torch_dtype=torch.float32)
+
+@pytest.fixture(scope="module")
+def sample(pipeline):
+    """(latents, solver table, number of steps) -> guided images of the prompts; one compiled program serves all."""
+    ids, empty, own = pipeline.token_ids(PROMPTS), pipeline.token_ids([""]), np.arange(len(PROMPTS))
+
+    @jax.jit
+    def run(params, noise, table, num_steps):
+        return pipeline.sample(params, {}, ids, empty, own, noise, table, num_steps, GUIDANCE)
+
+    return partial(run, pipeline.params)
+
+
+@pytest.mark.parametrize(("solver", "num_steps"), [("dpm-solver++", 25), ("ddim", 10)])
+def test_the_folder_is_a_diffusers_pipeline_and_gives_the_same_images(pipeline, sample, solver, num_steps):
+    """A whole guided chain and decoding, from the same noise: at most 1e-3 on pixels in [-1, 1]."""
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(find("portraits"), dtype=torch.float32)
+    if solver == "ddim":
+        theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False)
     theirs.set_progress_bar_config(disable=True)
     noise = pipeline.noise(image_keys(jax.random.key(3), np.array([[0, 0], [1, 0]])))
-    latents = torch.tensor(np.asarray(noise).transpose(0, 3, 1, 2))
-    expected = (
-        theirs(PROMPTS, latents=latents, num_inference_steps=25, guidance_scale=3.0, output_type="np").images * 2 - 1
-    )
-    ids, empty = pipeline.token_ids(PROMPTS), pipeline.token_ids([""])
-    table, own = solver_table(pipeline.schedule, 25), np.arange(len(PROMPTS))
-    ours = jax.jit(lambda params: pipeline.sample(params, {}, ids, empty, own, noise, table, 25, 3.0))(pipeline.params)
+    asked = {"num_inference_steps": num_steps, "guidance_scale": GUIDANCE, "output_type": "np"}
+    expected = theirs(PROMPTS, latents=torch.tensor(np.asarray(noise).transpose(0, 3, 1, 2)), **asked).images * 2 - 1
+    ours = sample(noise, solver_table(pipeline.schedule, 25, solver), num_steps)
     assert np.abs(np.asarray(ours) - expected).max() <= 1e-3
 
 
@@ -49,37 +70,26 @@ def test_the_tokenizer_is_clips(pipeline):
     assert {path.name for path in (find("portraits") / "tokenizer").iterdir()} >= {"vocab.json", "merges.txt"}
 
 
-def test_an_image_does_not_depend_on_the_others_or_on_the_batch(pipeline):
-    kinds = {"num_steps": 3, "guidance_scale": 3.0, "seed": 5}
-    together = pipeline.generate(PROMPTS, 5, batch_size=8, **kinds)
-    alone = pipeline.generate(PROMPTS[1:], 2, batch_size=2, first=1, **kinds)
-    assert together.shape == (2, 5, 64, 64, 3) and together.dtype == np.uint8
+def test_an_image_does_not_depend_on_the_others_or_on_the_batch(small):
+    kinds = {"num_steps": 3, "guidance_scale": GUIDANCE, "seed": 5}
+    together = small.generate(PROMPTS, 5, batch_size=8, **kinds)
+    alone = small.generate(PROMPTS[1:], 2, batch_size=2, first=1, **kinds)
+    assert together.shape == (2, 5, 16, 16, 3) and together.dtype == np.uint8
     assert np.abs(together[1:, :2].astype(int) - alone.astype(int)).max() <= 1  # rounding to bytes
     assert np.abs(together[0, 0].astype(int) - together[0, 1].astype(int)).max() > 20
 
 
-def test_the_solver_is_a_choice_and_ddim_is_diffusers_ddim(pipeline):
-    import jax
-    import torch
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    theirs = StableDiffusionPipeline.from_pretrained(find("portraits"), torch_dtype=torch.float32)
-    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False)
-    theirs.set_progress_bar_config(disable=True)
-    key = image_keys(jax.random.key(5), np.array([[0, 0]]))
-    latents = torch.tensor(np.asarray(pipeline.noise(key)).transpose(0, 3, 1, 2))
-    expected = theirs(PROMPTS[:1], latents=latents, num_inference_steps=10, guidance_scale=3.0, output_type="np").images
-    ours = pipeline.generate(PROMPTS[:1], 1, seed=5, num_steps=10, guidance_scale=3.0, solver="ddim")[0, 0]
-    assert np.abs(ours / 255 - expected[0]).max() <= 1 / 255
-    other = pipeline.generate(PROMPTS[:1], 1, seed=5, num_steps=10, guidance_scale=3.0)[0, 0]
-    assert np.abs(ours.astype(int) - other).max() > 5
+def test_the_solver_is_a_choice_and_any_number_of_steps_runs_in_one_compiled_program(small):
+    made = {
+        (solver, num_steps): small.generate(PROMPTS, 4, num_steps=num_steps, solver=solver, guidance_scale=GUIDANCE)
+        for solver, num_steps in (("dpm-solver++", 2), ("dpm-solver++", 4), ("ddim", 4))
+    }
+    assert _generation(small, parallel.mesh(), GUIDANCE)._cache_size() == 1
+    for one, other in itertools.combinations(made.values(), 2):
+        assert np.abs(one.astype(int) - other).max() > 5
 
 
 def test_an_adapter_comes_back_as_it_was_saved(pipeline, tmp_path):
-    import jax
-
-    from fairjax.adapters import bundle as bundles
-
     bundle = bundles.init(("text_encoder", "unet", "soft_prompt"), pipeline.params, 4, 3, jax.random.key(0))
     bundle = jax.tree.map(lambda leaf: leaf + 0.01, bundle)
     save_adapter(bundle, pipeline, tmp_path / "run" / "adapter")
@@ -121,24 +131,20 @@ def test_components_that_do_not_fit_each_other_are_refused_by_name(folder, compo
     assert "\n" not in str(error.value)
 
 
-def test_latents_need_not_be_square_but_the_judges_must_know_the_size(folder):
-    change(folder / "unet" / "config.json", sample_size=[8, 16])
+def test_latents_need_not_be_square_but_the_judges_must_know_the_size(small_world, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(small_world, folder)
+    change(folder / "unet" / "config.json", sample_size=[4, 8])
     pipeline = Pipeline.from_pretrained(folder)
-    assert (pipeline.latent_shape, pipeline.image_size) == ((8, 16, 4), (32, 64))
+    assert (pipeline.latent_shape, pipeline.image_size) == ((4, 8, 4), (8, 16))
     images = pipeline.generate(["a chef"], num_steps=1, guidance_scale=1.0)
-    assert images.shape == (1, 1, 32, 64, 3)
-    message = "whole images of 64 x 64 pixels, and these have 32 x 64"
+    assert images.shape == (1, 1, 8, 16, 3)
+    config = load(Experiment, None, fields(folder))
+    message = "whole images of 16 x 16 pixels, and these have 8 x 16"
     with pytest.raises(ValueError, match=message):
-        Finetuning(load(Experiment, None, {"model": str(folder)}), parallel.mesh(1))
+        Finetuning(config, parallel.mesh(1))
     with pytest.raises(ValueError, match=message):
-        fairjax.classify(images)
-
-
-def test_any_number_of_steps_runs_in_one_compiled_program():
-    pipeline = Pipeline.from_pretrained()
-    for num_steps in (2, 3):
-        pipeline.generate(["a chef"], num_steps=num_steps, guidance_scale=1.0)
-    assert _generation(pipeline, parallel.mesh(), 1.0)._cache_size() == 1
+        fairjax.classify(images, config.judges)
 
 
 @pytest.mark.parametrize("kind", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
