@@ -45,3 +45,13 @@ def _once(read):
         return kept[text]
 
     return reading
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder of small models, for all tests that read them."""
+    import small_models
+
+    folder = tmp_path_factory.mktemp("models")
+    small_models.write(folder)
+    return folder

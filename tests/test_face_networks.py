@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import save_file
-from test_networks import TorchMobileNetV3, nchw, randomised, relative, tensors
+from torch_references import TorchMobileNetV3, TorchSFNet, nchw, randomised, relative, tensors
 
 from fairjax.convert.pickles import read_bank, read_pickle, read_state_dict
 from fairjax.convert.rules import from_torch, to_torch
@@ -108,39 +108,6 @@ def test_a_vision_tower_alone_is_read_too_and_gives_gradients(tmp_path):
     theirs(torch_images).image_embeds.square().sum().backward()
     gradient = jax.grad(lambda images: (network.apply(params, images) ** 2).sum())(images)
     assert relative(gradient, torch_images.grad.permute(0, 2, 3, 1).numpy()) <= 1e-4
-
-
-class TorchSFNet(torch.nn.Module):
-    """The reference: layers of figure 5 of Liu et al. (2017), with ReLUs and under OpenSphere's names."""
-
-    class Down(torch.nn.Module):
-        def __init__(self, inputs, outputs):
-            super().__init__()
-            self.conv = torch.nn.Conv2d(inputs, outputs, 3, 2, 1)
-
-        def forward(self, x):
-            return torch.relu(self.conv(x))
-
-    class Residual(torch.nn.Module):
-        def __init__(self, channels):
-            super().__init__()
-            self.conv1, self.conv2 = (torch.nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2))
-
-        def forward(self, x):
-            return x + torch.relu(self.conv2(torch.relu(self.conv1(x))))
-
-    def __init__(self, layers, channels, outputs, size):
-        super().__init__()
-        ends = list(zip([3, *channels], channels, layers, strict=False))
-        for i, (before, after, blocks) in enumerate(ends, start=1):
-            stage = [self.Down(before, after), *(self.Residual(after) for _ in range(blocks))]
-            setattr(self, f"layer{i}", torch.nn.Sequential(*stage))
-        self.fc = torch.nn.Linear(channels[-1] * (size // 16) ** 2, outputs)
-
-    def forward(self, x):
-        for i in range(1, 5):
-            x = getattr(self, f"layer{i}")(x)
-        return self.fc(x.flatten(1))
 
 
 def test_the_face_embedding_of_a_file_of_data_parallel(tmp_path):

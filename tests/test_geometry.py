@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch_references import torch_align, torch_crop, umeyama
 
 from fairjax.faces.geometry import FALLBACK_MARGIN, MARGIN, TEMPLATE, align, crop, expand, similarity
 from fairjax.faces.semantics import CLIP, DINOV2, prepare
@@ -25,16 +26,6 @@ BOXES = {
 def pictures(n=1, height=40, width=50, seed=0):
     """Neighbouring pixels differ, so that a shift of a part of a pixel shows."""
     return np.random.default_rng(seed).uniform(-1, 1, (n, height, width, 3)).astype(np.float32)
-
-
-def torch_crop(image, box, size):
-    """Image [1, 3, h, w] tensor."""
-    left, top, right, bottom = box
-    height, width = image.shape[2:]
-    pad = max(0, -left, -top, right - width, bottom - height)
-    padded = F.pad(image, (pad,) * 4, value=-1.0)
-    part = padded[:, :, top + pad : bottom + pad, left + pad : right + pad]
-    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)
 
 
 @pytest.mark.parametrize("kind", BOXES)
@@ -72,16 +63,6 @@ def test_boxes_are_expanded_to_squares_about_their_centre():
     np.testing.assert_allclose(expand(boxes[:1], FALLBACK_MARGIN), [(-33, -13, 93, 113)], atol=1e-4)
 
 
-def umeyama(points, template):
-    """Umeyama (1991), equations 40 to 42, in float64."""
-    from_mean, to_mean = points.mean(0), template.mean(0)
-    p, q = points - from_mean, template - to_mean
-    u, d, vt = np.linalg.svd(q.T @ p / len(p))
-    signs = np.array([1, np.sign(np.linalg.det(u @ vt))])
-    turn = (d * signs).sum() / np.square(p).sum(1).mean() * u @ np.diag(signs) @ vt
-    return np.concatenate([turn, (to_mean - turn @ from_mean)[:, None]], axis=1)
-
-
 def faces(n, seed=0):
     """Landmarks [n, 5, 2] about (150, 140), turned, scaled and jittered."""
     rng = np.random.default_rng(seed)
@@ -98,16 +79,6 @@ def test_the_similarity_is_umeyamas_also_of_mirrored_points():
     np.testing.assert_allclose(found[..., :2], expected[..., :2], atol=2e-6)
     np.testing.assert_allclose(found[..., 2], expected[..., 2], atol=5e-4)  # pixels
     assert (np.linalg.det(found[..., :2]) > 0).all()
-
-
-def torch_align(images, landmarks, size):
-    """By `grid_sample`; images [n, 3, h, w]."""
-    matrices = np.stack([np.concatenate([umeyama(p, TEMPLATE), [[0, 0, 1]]]) for p in landmarks.astype(np.float64)])
-    y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
-    points = np.linalg.inv(matrices)[:, None, None] @ np.stack([x, y, np.ones_like(x)], -1)[None, ..., None]
-    height, width = images.shape[2:]
-    grid = 2 * points[..., :2, 0] / (width - 1, height - 1) - 1
-    return F.grid_sample(images + 1, torch.tensor(grid, dtype=torch.float32), align_corners=True) - 1
 
 
 def test_alignment_and_its_gradient_are_pytorchs_also_where_faces_leave_the_image():

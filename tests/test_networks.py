@@ -12,6 +12,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL as TorchAutoencoder
 from diffusers import UNet2DConditionModel as TorchUNet
+from torch_references import TorchMobileNetV3, nchw, nhwc, randomised, relative, tensors
 
 from fairjax.convert.rules import from_torch, to_torch
 from fairjax.models.clip import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
@@ -64,29 +65,6 @@ UNSHAPED = {
     "attention_head_dim": 4, "norm_num_groups": 8, "norm_eps": 1e-5, "act_fn": "silu", "center_input_sample": False,
     "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1, "mid_block_scale_factor": 1,
 }  # fmt: skip
-
-
-def randomised(module):
-    torch.manual_seed(0)
-    for p in module.parameters():
-        p.data = torch.randn_like(p) * 0.1 if p.ndim > 1 else 0.5 + 0.3 * torch.randn_like(p)
-    return module.eval()
-
-
-def tensors(module):
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-
-
-def nchw(x):
-    return torch.tensor(x).permute(0, 3, 1, 2)
-
-
-def nhwc(x):
-    return x.permute(0, 2, 3, 1).numpy()
-
-
-def relative(ours, theirs):
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("kind", UNETS)
@@ -204,71 +182,6 @@ def test_mobilenet_has_torchvisions_sizes():
         abstract = functional(lambda rngs, config=config: MobileNetV3(config, rngs=rngs)).abstract
         paths = jax.tree_util.tree_leaves_with_path(abstract)
         assert sum(leaf.size for path, leaf in paths if path[-1].key not in ("mean", "var")) == trained
-
-
-class TorchMobileNetV3(torch.nn.Module):
-    """The reference: MobileNetV3-Large in PyTorch, from table 1 of Howard et al. (2019), with torchvision's names.
-
-    torchvision's own wheels do not load beside a CPU build of PyTorch. Compared once with version 0.28.0, the operators
-    that it lacked declared by hand: the same names, and the same outputs to the last bit, in inference and training.
-    """
-
-    TABLE = (  # kernel, expanded, out, squeeze and excite, nonlinearity, stride
-        *((3, 16, 16, False, "RE", 1), (3, 64, 24, False, "RE", 2), (3, 72, 24, False, "RE", 1)),
-        *((5, 72, 40, True, "RE", 2), (5, 120, 40, True, "RE", 1), (5, 120, 40, True, "RE", 1)),
-        *((3, 240, 80, False, "HS", 2), (3, 200, 80, False, "HS", 1), (3, 184, 80, False, "HS", 1)),
-        *((3, 184, 80, False, "HS", 1), (3, 480, 112, True, "HS", 1), (3, 672, 112, True, "HS", 1)),
-        *((5, 672, 160, True, "HS", 2), (5, 960, 160, True, "HS", 1), (5, 960, 160, True, "HS", 1)),
-    )
-
-    class Squeeze(torch.nn.Module):
-        def __init__(self, channels, squeezed):
-            super().__init__()
-            self.fc1, self.fc2 = torch.nn.Conv2d(channels, squeezed, 1), torch.nn.Conv2d(squeezed, channels, 1)
-
-        def forward(self, x):
-            pooled = torch.nn.functional.adaptive_avg_pool2d(x, 1)
-            return x * torch.nn.functional.hardsigmoid(self.fc2(torch.relu(self.fc1(pooled))))
-
-    class Block(torch.nn.Module):
-        def __init__(self, layers, adds):
-            super().__init__()
-            self.block, self.adds = torch.nn.Sequential(*layers), adds
-
-        def forward(self, x):
-            return x + self.block(x) if self.adds else self.block(x)
-
-    @staticmethod
-    def convolution(inputs, outputs, kernel, stride=1, groups=1, activation=None):
-        layers = [
-            torch.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-            torch.nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01),
-        ]
-        return torch.nn.Sequential(*layers, *([activation()] if activation else []))
-
-    def __init__(self, num_classes):
-        super().__init__()
-        kinds = {"RE": torch.nn.ReLU, "HS": torch.nn.Hardswish}
-        squeezed = {72: 24, 120: 32, 480: 120, 672: 168, 960: 240}  # a quarter, in multiples of eight
-        features, inputs = [self.convolution(3, 16, 3, 2, activation=torch.nn.Hardswish)], 16
-        for kernel, expanded, outputs, squeeze, kind, stride in self.TABLE:
-            layers = []
-            if expanded != inputs:
-                layers.append(self.convolution(inputs, expanded, 1, activation=kinds[kind]))
-            layers.append(self.convolution(expanded, expanded, kernel, stride, expanded, kinds[kind]))
-            if squeeze:
-                layers.append(self.Squeeze(expanded, squeezed[expanded]))
-            layers.append(self.convolution(expanded, outputs, 1))
-            features.append(self.Block(layers, stride == 1 and inputs == outputs))
-            inputs = outputs
-        features.append(self.convolution(160, 960, 1, activation=torch.nn.Hardswish))
-        self.features = torch.nn.Sequential(*features)
-        self.classifier = torch.nn.Sequential(
-            torch.nn.Linear(960, 1280), torch.nn.Hardswish(), torch.nn.Dropout(0.0), torch.nn.Linear(1280, num_classes)
-        )
-
-    def forward(self, x):
-        return self.classifier(self.features(x).mean((2, 3)))
 
 
 @pytest.mark.parametrize("train", [False, True])

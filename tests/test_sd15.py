@@ -7,18 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
-import torch
-import transformers
-from diffusers import AutoencoderKL as TorchAutoencoder
-from diffusers import UNet2DConditionModel as TorchUNet
-from PIL import Image
+from small_models import CONFIGS, draw_over, finetuning_of, photograph
 
 from fairjax import parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
-from fairjax.convert import folders
-from fairjax.convert.rules import to_torch
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import detection, released
 from fairjax.faces.classifier import Classifier
@@ -33,19 +26,11 @@ from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.models.sfnet import SFNet, SFNetConfig
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
-from fairjax.pipeline import Pipeline, find, solver_table
+from fairjax.pipeline import Pipeline, solver_table
 from fairjax.portraits import recipe
 from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training import step as steps
-from fairjax.training.finetuning import Finetuning
-
-CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "sd15").glob("*.yaml"))
-SIDE = 128  # of the small model's images
-
-
-def config_of(name, **changes):
-    return load(Experiment, next(path for path in CONFIGS if path.stem == name), changes)
 
 
 def test_variants_of_an_experiment_differ_in_what_is_trained_alone():
@@ -148,91 +133,8 @@ def test_the_training_step_traces_at_full_size_on_eight_devices(path):
 # Run, at reduced width.
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Folders and files as a user has them, small where their format allows it, all with random weights."""
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    _small_stable_diffusion(folder / "sd")
-    narrow = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
-    vision = transformers.CLIPVisionConfig(image_size=56, patch_size=14, projection_dim=16, **narrow)
-    transformers.CLIPVisionModelWithProjection(vision).save_pretrained(folder / "clip")
-    dino = transformers.Dinov2Config(
-        image_size=56, patch_size=14, hidden_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
-    transformers.Dinov2Model(dino).save_pretrained(folder / "dinov2")
-    _save(Classifier.make(MobileNetV3Config.large(8), released.HEADS, 224).network, folder / "classifier.pt")
-    _save(functional(lambda rngs: SFNet(SFNetConfig(), rngs=rngs)), folder / "face.pth")
-    np.save(folder / "bank.npy", np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32))
-    return folder
-
-
-def _small_stable_diffusion(folder):
-    unet = TorchUNet(
-        sample_size=SIDE // 4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        cross_attention_dim=32, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    vae = TorchAutoencoder(
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4,
-    )  # fmt: skip
-    ids = folders.read_json(find("portraits") / "text_encoder" / "config.json")
-    text = transformers.CLIPTextConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32,
-        vocab_size=ids["vocab_size"], eos_token_id=ids["eos_token_id"],
-    )  # fmt: skip
-    unet.save_pretrained(folder / "unet")
-    vae.save_pretrained(folder / "vae")
-    transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
-    transformers.CLIPTokenizer.from_pretrained(find("portraits") / "tokenizer").save_pretrained(folder / "tokenizer")
-
-
-def _save(network, path):
-    tensors = to_torch(jax.device_get(network.init(jax.random.key(0))))
-    torch.save({name: torch.tensor(np.asarray(tensor)) for name, tensor in tensors.items()}, path)
-
-
-@pytest.fixture(scope="module")
-def photo():
-    """A face [SIDE, SIDE, 3] in [-1, 1]."""
-    square = Image.fromarray(skimage.data.astronaut()[20:220, 124:324]).resize((SIDE, SIDE), Image.LANCZOS)
-    return jnp.asarray(np.asarray(square), jnp.float32) / 127.5 - 1
-
-
-def finetuning_of(models, name, **changes):
-    return Finetuning(
-        config_of(
-            name,
-            **{
-                "model": str(models / "sd"),
-                "judges.classifiers": (str(models / "classifier.pt"),),
-                "judges.heads": {},
-                "judges.semantics": (str(models / "clip"), str(models / "dinov2")),
-                "judges.face": str(models / "face.pth"),
-                "judges.bank": str(models / "bank.npy"),
-                "adapter.rank": 4,
-                "training.images_per_prompt": 4,
-                "training.num_steps": (2, 2),
-                "training.steps": 2,
-                "training.learning_rate": 1e-2,
-                "loss.threshold": 1.0,  # random classifiers are unsure: a target for every face
-            }
-            | changes,
-        ),
-        parallel.mesh(1),
-    )
-
-
-def test_two_steps_of_experiment_4_with_every_loss_on(models, photo, monkeypatch):
-    """A random model draws no faces, so what it draws is laid thinly over a photograph of one."""
-    drawn = Pipeline.decode
-    monkeypatch.setattr(
-        Pipeline,
-        "decode",
-        lambda self, params, latents: jnp.clip(photo[None] + 0.2 * drawn(self, params, latents), -1, 1),
-    )
+def test_two_steps_of_experiment_4_with_every_loss_on(models, monkeypatch):
+    draw_over(photograph()[None], monkeypatch)
     finetuning = finetuning_of(models, "exp4-gender-race-age-both")
     told = []
     before = jax.device_get(finetuning.initial().bundle)
