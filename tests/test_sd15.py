@@ -99,8 +99,8 @@ def _full_size_judges():
 
 
 def is_traced_by_default(path):
-    """One with everything that differs in the program; the others take the same paths through it."""
-    return path.stem in ("exp2-gender-soft-tokens", "exp4-gender-race-age-both")
+    """The one with the most in it; the others take some of the same paths, and minutes together."""
+    return path.stem == "exp4-gender-race-age-both"
 
 
 @pytest.mark.parametrize(
