@@ -12,22 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import sharp_judges
 import torch
 import transformers
 from small_models import THIN, draw_over, finetuning_of, photograph
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch_references import TorchMobileNetV3, TorchSFNet, nchw, nhwc, torch_align, torch_crop
-from transformers import image_utils
+from torch_references import TorchMobileNetV3, clip_pixels, dino_pixels, face_crops, nchw, nhwc, sfnet20, torch_align
 
 from fairjax.faces import detection
 from fairjax.fairness.targets import targets
 from fairjax.pipeline import image_keys
 from fairjax.training import step as steps
 
-SOLVER_STEPS, GUIDANCE, MARGIN = 2, 7.5, 0.5
-SPREAD = 1.5  # of the classifier's logits over the faces
-IMAGE, FACE, CONFIDENCE, THRESHOLD, NO_FACE = 8, 0.1, 0.6, 0.65, 0.2
+SOLVER_STEPS, GUIDANCE = 2, 7.5
+# Weights by which each loss has its part in the gradient: with the experiment's 8 and 0.1, random judges' would drown.
+IMAGE, FACE, CONFIDENCE, THRESHOLD, NO_FACE = 400, 5, 0.6, 0.65, 0.2
 HEADS = {"gender": slice(0, 2), "race": slice(2, 6), "age": slice(6, 8)}
 FACTOR1 = {"gender": 0.2, "race": 0.6, "age": 0.6}
 FACTOR2 = {"gender": 0.2, "race": 0.3, "age": 0.3}
@@ -36,39 +36,6 @@ COST_WEIGHTS = (None, None, np.array([[1, 1], [2, 1]]))
 
 PHOTOS = np.stack([photograph(), photograph(100, 0, 230)[:, ::-1], photograph(150, 40, 170), photograph(300, 300, 200)])
 """The last shows no face."""
-
-
-def face_crops(images, faces):
-    """What the classifier sees of the images with a face: squares half as large again, [1, 3, 224, 224] each."""
-    low, high = faces.boxes[:, :2], faces.boxes[:, 2:]
-    half = (high - low).max(1, keepdims=True) * (1 + MARGIN) / 2
-    squares = np.round(np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], 1)).astype(int)
-    return [torch_crop(images[i : i + 1], squares[i], 224) for i in np.flatnonzero(faces.has_face)]
-
-
-def decisive_classifier(path, locate):
-    """Random weights that tell these faces apart, and whose gradient is not a matter of rounding.
-
-    Batch norms that have seen the faces keep their differences through the depth, and the last layer is scaled by them.
-    Few channels come near the bends of their activations, where a rounding error that brings one over the edge changes
-    the gradient by a part: with the usual scale and bias, 1 and 0, PyTorch's own gradient in float32 is 2e-3 away from
-    that in float64, and so 1e-5.
-    """
-    torch.manual_seed(10)  # one by which the step takes every branch
-    network = TorchMobileNetV3(8).train()
-    for part in network.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = 1.0
-            part.weight.data.fill_(0.5)
-            part.bias.data.fill_(1.5)
-    faces = torch.cat(face_crops(nchw(PHOTOS), locate(PHOTOS)))
-    with torch.no_grad():
-        network(faces)
-        logits, last = network.eval()(faces), network.classifier[3]
-        scale = SPREAD / logits.std(0)
-        last.weight *= scale[:, None]
-        last.bias.copy_((last.bias - logits.mean(0)) * scale)
-    torch.save(network.state_dict(), path)
 
 
 class Reference(NamedTuple):
@@ -84,19 +51,18 @@ class Reference(NamedTuple):
     face: Any
 
 
-def read_reference(folder, classifier):
+def read_reference(model, judges):
     networks = Reference(
-        transformers.CLIPTextModel.from_pretrained(folder / "sd" / "text_encoder"),
-        diffusers.UNet2DConditionModel.from_pretrained(folder / "sd" / "unet"),
-        diffusers.AutoencoderKL.from_pretrained(folder / "sd" / "vae"),
-        diffusers.DPMSolverMultistepScheduler.from_pretrained(folder / "sd" / "scheduler"),
+        transformers.CLIPTextModel.from_pretrained(model / "text_encoder"),
+        diffusers.UNet2DConditionModel.from_pretrained(model / "unet"),
+        diffusers.AutoencoderKL.from_pretrained(model / "vae"),
+        diffusers.DPMSolverMultistepScheduler.from_pretrained(model / "scheduler"),
         TorchMobileNetV3(8),
-        transformers.CLIPVisionModelWithProjection.from_pretrained(folder / "clip"),
-        transformers.Dinov2Model.from_pretrained(folder / "dinov2"),
-        TorchSFNet((1, 2, 4, 1), (64, 128, 256, 512), 512, 112),
+        transformers.CLIPVisionModelWithProjection.from_pretrained(judges / "clip"),
+        transformers.Dinov2Model.from_pretrained(judges / "dinov2"),
+        sfnet20(judges / "face.pth"),
     )
-    networks.classifier.load_state_dict(torch.load(classifier))
-    networks.face.load_state_dict(torch.load(folder / "face.pth"))
+    networks.classifier.load_state_dict(torch.load(judges / "classifier.pt"))
     for network in networks:
         if isinstance(network, torch.nn.Module):
             network.eval().requires_grad_(False)
@@ -173,16 +139,8 @@ def wished_labels(seen):
 
 def meaning(reference, images):
     """Embeddings [n, d] by CLIP and by DINOv2."""
-
-    def prepared(mean, std, size):
-        resized = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (mean, std))
-        return ((resized + 1) / 2 - mean) / std
-
-    side = reference.clip.config.image_size
-    clip = prepared(image_utils.OPENAI_CLIP_MEAN, image_utils.OPENAI_CLIP_STD, side)
-    dino = prepared(image_utils.IMAGENET_DEFAULT_MEAN, image_utils.IMAGENET_DEFAULT_STD, 224)
-    return reference.clip(clip).image_embeds, reference.dino(dino).pooler_output
+    clip = reference.clip(clip_pixels(images, reference.clip.config.image_size)).image_embeds
+    return clip, reference.dino(dino_pixels(images)).pooler_output
 
 
 def scaled_inside(images, faces, before, factors):
@@ -273,12 +231,21 @@ def by_torch(reference, locate, finetuning, state, batch, bank):
 @pytest.fixture(scope="module")
 def both(models, tmp_path_factory):
     """One step by fairjax and by PyTorch, and what was chosen in it."""
-    classifier = tmp_path_factory.mktemp("classifier") / "classifier.pt"
+    judges, photos = tmp_path_factory.mktemp("judges"), nchw(PHOTOS)
     detector, weights = detection.load()
     locate = lambda images: jax.device_get(detector.locate(weights, images))  # noqa: E731
-    decisive_classifier(classifier, locate)
-    changes = {"judges.classifiers": (str(classifier),), "loss.threshold": THRESHOLD}
-    changes["loss.confidence"] = CONFIDENCE
+    faces = locate(PHOTOS)
+    chips = torch_align(photos[np.array(faces.has_face)], faces.landmarks[faces.has_face], 112)
+    sharp_judges.write(judges, models, photos, torch.cat(face_crops(photos, faces)), chips)
+    changes = {
+        "judges.classifiers": (str(judges / "classifier.pt"),),
+        "judges.semantics": (str(judges / "clip"), str(judges / "dinov2")),
+        "judges.face": str(judges / "face.pth"),
+        "loss.image": IMAGE,
+        "loss.face": FACE,
+        "loss.threshold": THRESHOLD,
+        "loss.confidence": CONFIDENCE,
+    }
     finetuning = finetuning_of(models, "exp4-gender-race-age-both", **changes)
     start, rng = finetuning.initial(), np.random.default_rng(3)
 
@@ -287,7 +254,7 @@ def both(models, tmp_path_factory):
 
     state = start._replace(bundle=jax.tree_util.tree_map_with_path(moved, start.bundle))
     batch, _ = finetuning.batch(0, state.bundle)
-    reference, bank = read_reference(models, classifier), torch.tensor(np.load(models / "bank.npy"))
+    reference, bank = read_reference(models / "sd", judges), torch.tensor(np.load(models / "bank.npy"))
     theirs, chosen = by_torch(reference, locate, finetuning, state, batch, bank)
     with pytest.MonkeyPatch.context() as monkeypatch:
         draw_over(PHOTOS, monkeypatch)
@@ -311,4 +278,4 @@ def test_the_step_is_that_of_pytorch(both):
         found, wanted = (
             np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(taken.gradient[kind])]) for taken in (ours, theirs)
         )
-        assert np.linalg.norm(found - wanted) <= 1e-3 * np.linalg.norm(wanted) > 0, kind
+        assert np.linalg.norm(found - wanted) <= 2e-4 * np.linalg.norm(wanted) > 0, kind

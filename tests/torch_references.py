@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch.nn import functional as F
+from transformers import image_utils
 
 from fairjax.faces.geometry import TEMPLATE
 
@@ -156,3 +157,34 @@ def torch_align(images, landmarks, size):
     height, width = images.shape[2:]
     grid = 2 * points[..., :2, 0] / (width - 1, height - 1) - 1
     return F.grid_sample(images + 1, torch.tensor(grid, dtype=torch.float32), align_corners=True) - 1
+
+
+def face_crops(images, faces, margin=0.5):
+    """What the classifier sees of the images with a face: squares larger by the margin, [1, 3, 224, 224] each."""
+    low, high = faces.boxes[:, :2], faces.boxes[:, 2:]
+    half = (high - low).max(1, keepdims=True) * (1 + margin) / 2
+    squares = np.round(np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], 1)).astype(int)
+    return [torch_crop(images[i : i + 1], squares[i], 224) for i in np.flatnonzero(faces.has_face)]
+
+
+def clip_pixels(images, size):
+    """Images [n, 3, h, h] in [-1, 1], resized and normalised for CLIP."""
+    return _pixels(images, size, image_utils.OPENAI_CLIP_MEAN, image_utils.OPENAI_CLIP_STD)
+
+
+def dino_pixels(images):
+    """The same for DINOv2."""
+    return _pixels(images, 224, image_utils.IMAGENET_DEFAULT_MEAN, image_utils.IMAGENET_DEFAULT_STD)
+
+
+def _pixels(images, size, mean, std):
+    resized = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (mean, std))
+    return ((resized + 1) / 2 - mean) / std
+
+
+def sfnet20(path):
+    """Reads one of 112 x 112 faces."""
+    network = TorchSFNet((1, 2, 4, 1), (64, 128, 256, 512), 512, 112)
+    network.load_state_dict(torch.load(path))
+    return network
