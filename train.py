@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
 
     parallel.split_cpu()
     if options.dry_run:
-        dry_run(config, Console())
+        dry_run(config, options.resume, Console())
         return
     run(config, options.resume, Console())
 

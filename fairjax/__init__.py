@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairjax.api import classify, finetune, measure_bias
-    from fairjax.config import Experiment
+    from fairjax.config import Experiment, JudgesSection
     from fairjax.convert.bundles import load_adapter, save_adapter
     from fairjax.pipeline import Pipeline
 
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Pipeline": "fairjax.pipeline",
     "Experiment": "fairjax.config",
+    "JudgesSection": "fairjax.config",
     "load_adapter": "fairjax.convert.bundles",
     "save_adapter": "fairjax.convert.bundles",
     "classify": "fairjax.api",
@@ -31,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "Experiment",
+    "JudgesSection",
     "Pipeline",
     "classify",
     "finetune",

@@ -93,6 +93,15 @@ class JudgesSection(Section):
     face: str = Field("portraits/face_embedding", description="whose face it is: a folder, or SFNet-20 (.pth)")
     bank: str = Field("portraits/face_embedding/bank.safetensors", description="embeddings of real faces")
 
+    @model_validator(mode="after")
+    def _possible(self) -> JudgesSection:
+        if self.box and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise ValueError(f"judges.box = {list(self.box)} must be left, top, right, bottom, with something in it")
+        for file in self.heads:
+            if file not in (named := (*self.classifiers, *self.evaluation)):
+                raise ValueError(f"judges.heads: {file!r} is none of the classifiers: {', '.join(named)}")
+        return self
+
 
 class AdapterSection(Section):
     kinds: tuple[Literal["text_encoder", "unet", "soft_prompt"], ...] = Field(

@@ -13,6 +13,19 @@ from small_world import build  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture
+def mistake(capsys):
+    """(a program's main, its arguments) -> the one line in which it says what is wrong, with exit code 2."""
+
+    def told(main, *arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        return error
+
+    return told
+
+
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory):
     """The folder of a model and its judges, small and random."""

@@ -80,36 +80,41 @@ def photograph(left=124, top=20, side=200):
     return np.asarray(square.resize((SIDE, SIDE), Image.LANCZOS), np.float32) / 127.5 - 1
 
 
-def draw_over(photos, monkeypatch):
-    """A random model draws no faces, so what it draws is laid thinly over photographs [n or 1, SIDE, SIDE, 3]."""
+def draw_over_photos(monkeypatch):
+    """A random model draws no faces, so what it draws is laid thinly over the photographs that `over` has put in."""
     drawn = Pipeline.decode
-    over = lambda self, params, latents: jnp.clip(photos + THIN * drawn(self, params, latents), -1, 1)  # noqa: E731
-    monkeypatch.setattr(Pipeline, "decode", over)
+    thinly = lambda self, params, latents: jnp.clip(params["photos"] + THIN * drawn(self, params, latents), -1, 1)  # noqa: E731
+    monkeypatch.setattr(Pipeline, "decode", thinly)
 
 
-def config_of(name, **changes):
-    return load(Experiment, next(path for path in CONFIGS if path.stem == name), changes)
+def over(frozen, photos):
+    """`frozen` with photographs [n or 1, SIDE, SIDE, 3]: an argument of the program, so that one serves all."""
+    return frozen._replace(pipeline=frozen.pipeline | {"photos": jnp.asarray(photos)})
 
 
 def finetuning_of(models, name, **changes):
-    return Finetuning(
-        config_of(
-            name,
-            **{
-                "model": str(models / "sd"),
-                "judges.classifiers": (str(models / "classifier.pt"),),
-                "judges.heads": {},
-                "judges.semantics": (str(models / "clip"), str(models / "dinov2")),
-                "judges.face": str(models / "face.pth"),
-                "judges.bank": str(models / "bank.npy"),
-                "adapter.rank": 4,
-                "training.images_per_prompt": 4,
-                "training.num_steps": (2, 2),
-                "training.steps": 2,
-                "training.learning_rate": 1e-2,
-                "loss.threshold": 1.0,  # random classifiers are unsure: a target for every face
-            }
-            | changes,
-        ),
-        parallel.mesh(1),
+    return Finetuning(small_config(models, name, **changes), parallel.mesh(1))
+
+
+def small_config(models, name, **changes):
+    """The experiment of this name with the small models, few images and few steps."""
+    return load(
+        Experiment,
+        next(path for path in CONFIGS if path.stem == name),
+        {
+            "model": str(models / "sd"),
+            "judges.classifiers": (str(models / "classifier.pt"),),
+            "judges.evaluation": (str(models / "classifier.pt"),),
+            "judges.heads": {},
+            "judges.semantics": (str(models / "clip"), str(models / "dinov2")),
+            "judges.face": str(models / "face.pth"),
+            "judges.bank": str(models / "bank.npy"),
+            "adapter.rank": 4,
+            "training.images_per_prompt": 4,
+            "training.num_steps": (2, 2),
+            "training.steps": 2,
+            "training.learning_rate": 1e-2,
+            "loss.threshold": 1.0,  # random classifiers are unsure: a target for every face
+        }
+        | changes,
     )

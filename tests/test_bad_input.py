@@ -1,5 +1,6 @@
 """What a user may get wrong beyond single values, and what a kill may leave: one line, or nothing lost."""
 
+import io
 import json
 import struct
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 import train as train_program
@@ -16,6 +18,10 @@ from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment, PromptSection
 from fairjax.convert import adapters
 from fairjax.convert.bundles import load_adapter
+from fairjax.faces.classifier import Classifier
+from fairjax.faces.judges import Judge, check_agreement
+from fairjax.faces.located import FixedBox
+from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, occupations
 from fairjax.prompts import Rows, subjects
@@ -23,6 +29,7 @@ from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
+from fairjax.training.run import _first_difference
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +134,13 @@ def foreign_run(folder):
     kept.close()
 
 
-def test_a_run_folder_without_its_configuration_is_not_continued_unasked_nor_by_another_run(tmp_path, capsys):
+def test_a_run_folder_without_its_configuration_is_not_continued_unasked_nor_by_another_run(tmp_path, mistake):
     run = tmp_path / "run"
     foreign_run(run)
-    assert train_program.main(["--output", str(run)]) == 2
-    assert "holds a run already: add --resume" in capsys.readouterr().err
-    assert train_program.main(["--output", str(run), "--resume"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "checkpoint 2 in" in error and "bundle.text_encoder" in error
+    for asked in ([], ["--dry-run"]):
+        assert "holds a run already: add --resume" in mistake(train_program.main, "--output", run, *asked)
+    error = mistake(train_program.main, "--output", run, "--resume")
+    assert "checkpoint 2 in" in error and "bundle.text_encoder" in error
     assert {path.name for path in run.iterdir()} == {"checkpoints"}  # nothing was measured or written
 
 
@@ -198,6 +204,45 @@ def events(folder):
             (length,) = struct.unpack("<Q", data[:8])
             yield Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
+
+
+def test_tensorboard_has_the_scalars_and_the_images_of_a_run(tmp_path):
+    log = Log(tmp_path, images_every=2, start=0)
+    for step in (1, 2):
+        pictures = np.full((2, 3, 8, 10, 3), step, np.uint8)  # two prompts, three images of each
+        log(Progress(step, 2, {"loss": 1 / step, "bias/gender": 0.5}, [], lambda pictures=pictures: pictures))
+    log.close()
+    values = [(event.step, value) for event in events(tmp_path / "tensorboard") for value in event.summary.value]
+    scalars = {(step, value.tag): value.simple_value for step, value in values if value.HasField("simple_value")}
+    assert scalars == {(1, "loss"): 1, (2, "loss"): 0.5, (1, "bias/gender"): 0.5, (2, "bias/gender"): 0.5}
+    ((step, picture),) = [(step, value.image) for step, value in values if value.HasField("image")]
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+    assert step == 2 and pixels.shape == (2 * 8, 3 * 10, 3) and (pixels == 2).all()
+
+
+def test_what_differs_from_the_run_that_is_continued_is_named():
+    """Whichever of the two says it, and inside a mapping of files too."""
+    plain = load(Experiment, None, {})
+    heads = {"portraits/classifier": ("gender",)}
+    for name, value in (("judges.heads", heads), ("target.prompts", {"chef": (0.5, 0.5)}), ("loss.face", 0.5)):
+        changed = load(Experiment, None, {name: value})
+        assert _first_difference(plain, changed).startswith(f"{name} = ")
+        assert _first_difference(changed, plain).startswith(f"{name} = ")
+    assert _first_difference(plain, load(Experiment, None, {"training.steps": 7})) is None
+
+
+def test_judges_that_do_not_tell_the_target_by_the_same_classes_are_refused():
+    def telling(**heads):
+        return Judge(
+            FixedBox(), (Classifier.make(MobileNetV3Config((), 8, sum(map(len, heads.values()))), heads, 8),), None
+        )
+
+    followed = telling(gender=("female", "male"), age=("young", "old"))
+    check_agreement(("gender",), followed, telling(gender=("female", "male")))
+    with pytest.raises(ValueError, match="judges.evaluation tells no age, which is in the target"):
+        check_agreement(("gender", "age"), followed, telling(gender=("female", "male")))
+    with pytest.raises(ValueError, match="the classes of gender are male, female, and by .* female, male"):
+        check_agreement(("gender",), followed, telling(gender=("male", "female")))
 
 
 def test_tensorboard_is_told_to_forget_the_steps_after_the_checkpoint(tmp_path):

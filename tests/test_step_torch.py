@@ -15,7 +15,7 @@ import pytest
 import sharp_judges
 import torch
 import transformers
-from small_models import THIN, draw_over, finetuning_of, photograph
+from small_models import THIN, draw_over_photos, finetuning_of, over, photograph
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch_references import TorchMobileNetV3, clip_pixels, dino_pixels, face_crops, nchw, nhwc, sfnet20, torch_align
@@ -203,7 +203,7 @@ class Taken(NamedTuple):
 
 
 def by_fairjax(finetuning, state, batch):
-    after, scalars, images = finetuning._program(state, finetuning._frozen, batch)
+    after, scalars, images = finetuning._program(state, over(finetuning._frozen, PHOTOS), batch)
     first_moment = optax.tree.get(after.optimizer, "mu")  # after a first step, 1 - b1 times the gradient
     gradient = jax.tree.map(lambda moment: np.asarray(moment) / (1 - 0.9), first_moment)
     return Taken(float(scalars["loss"]), np.asarray(images), gradient)
@@ -257,7 +257,7 @@ def both(models, tmp_path_factory):
     reference, bank = read_reference(models / "sd", judges), torch.tensor(np.load(models / "bank.npy"))
     theirs, chosen = by_torch(reference, locate, finetuning, state, batch, bank)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        draw_over(PHOTOS, monkeypatch)
+        draw_over_photos(monkeypatch)
         return by_fairjax(finetuning, state, batch), theirs, chosen
 
 

@@ -257,11 +257,9 @@ def test_varied_faces_are_the_faces_that_were_found():
     assert np.abs(drawn[0] - drawn[2]).mean() > 0.01
 
 
-def test_mistakes_are_one_line(portraits, tmp_path, capsys):
+def test_mistakes_are_one_line(portraits, tmp_path, mistake):
     def told(*arguments):
-        assert train_classifier.main([*map(str, arguments), "--output", str(tmp_path / "run")]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1
+        error = mistake(train_classifier.main, *arguments, "--output", tmp_path / "run")
         assert not (tmp_path / "run").exists()
         return error
 
@@ -297,14 +295,11 @@ def test_a_bank_of_faces_is_what_finetuning_reads(tmp_path, capsys, monkeypatch)
     np.testing.assert_allclose(np.linalg.norm(found["embeddings"], axis=1), 1, rtol=1e-5)
 
 
-def test_mistakes_about_a_bank_are_one_line(tmp_path, capsys):
+def test_mistakes_about_a_bank_are_one_line(tmp_path, mistake):
     folder = write_folder(tmp_path / "faces", plain(2), [{"mood": "happy"}] * 2)
 
     def told(*arguments, output="bank.safetensors", face="portraits/face_embedding"):
-        assert bank.main([*map(str, arguments), "--face", face, "--output", str(tmp_path / output)]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1
-        return error
+        return mistake(bank.main, *arguments, "--face", face, "--output", tmp_path / output)
 
     assert "must end in .safetensors" in told("--data", folder, output="bank.npy")
     assert "--num = 0 must be at least 1" in told("--data", folder, "--num", 0)

@@ -12,13 +12,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fairjax.convert.pickles import EMBEDDINGS
-from fairjax.faces import detection, insight
+from fairjax.faces import reading
 from fairjax.faces.geometry import MARGIN, crop, expand
 from fairjax.faces.judges import FaceEmbedding
 from fairjax.faces.labelled import Labelled
 from fairjax.faces.located import Faces, FixedBox, Locator
 from fairjax.fairness.losses import normalise
 from fairjax.models.functional import Params
+from fairjax.pipeline import to_uint8
 
 DETECTORS = ("blazeface", "insightface", "whole")
 """What finds faces; "whole": each picture is one face and nothing more."""
@@ -49,14 +50,11 @@ def finder(detector: str, size: int, weights: Path | None = None) -> Finder:
     Raises:
         ValueError, ImportError, FileNotFoundError: one line; where it is not known, or not installed.
     """
-    match detector:
-        case "blazeface":
-            return Finder(*detection.load(weights), _CANVAS, MARGIN)
-        case "insightface":
-            return Finder(*insight.load(), _CANVAS, MARGIN)
-        case "whole":
-            return Finder(FixedBox(), {}, size, 0.0, fills=True)
-    raise ValueError(f"detector = {detector!r} must be one of {', '.join(DETECTORS)}")
+    if detector not in DETECTORS:
+        raise ValueError(f"detector = {detector!r} must be one of {', '.join(DETECTORS)}")
+    if detector == "whole":
+        return Finder(FixedBox(), {}, size, 0.0, fills=True)
+    return Finder(*reading.detector(detector, weights), _CANVAS, MARGIN)
 
 
 def cropped(find: Finder, size: int) -> Cut:
@@ -82,7 +80,7 @@ def cut_out(
     def faces_of(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         pixels = images.astype(jnp.float32) / 127.5 - 1
         faces = find.locator.locate(params, pixels)
-        return jnp.round((jnp.clip(cut(pixels, faces), -1, 1) + 1) * 127.5).astype(jnp.uint8), faces.has_face
+        return to_uint8(cut(pixels, faces)), faces.has_face
 
     path.parent.mkdir(parents=True, exist_ok=True)
     chips, found = None, np.zeros(len(pictures), bool)

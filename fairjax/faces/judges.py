@@ -7,6 +7,7 @@ trained apart from it: fooling the first does not pay.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -100,6 +101,19 @@ class Judge:
                 )
 
 
+def check_agreement(names: Sequence[str], followed: Judge, measuring: Judge) -> None:
+    """Raises a one-line ValueError where two judges do not tell the attributes `names` by the same classes."""
+    for name in names:
+        ours, theirs = followed.heads[name], measuring.heads.get(name)
+        if theirs is None:
+            raise ValueError(f"judges.evaluation tells no {name}, which is in the target")
+        if theirs != ours:
+            raise ValueError(
+                f"judges.evaluation: the classes of {name} are {', '.join(theirs)}, and by judges.classifiers "
+                f"{', '.join(ours)}: they should be the same, in the same order"
+            )
+
+
 def _together(logits: list[jax.Array]) -> jax.Array:
     return logits[0] if len(logits) == 1 else sum(map(jax.nn.log_softmax, logits)) / len(logits)
 
@@ -141,6 +155,13 @@ class Judges:
     semantics: tuple[Semantics, ...]
     face: FaceEmbedding
     params: dict[str, Params]
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raises a one-line ValueError where some of them cannot look at such images, (height, width)."""
+        self.judge.check(image_size)
+        height, width = image_size
+        if height != width:
+            raise ValueError(f"judges.semantics: they see square images, and these have {width} x {height} pixels")
 
     def verdict(self, params: dict[str, Params], images: jax.Array) -> Verdict:
         return self.judge.look(params["judge"], images)

@@ -77,20 +77,26 @@ def path(name: str, field: str) -> Path:
     return found
 
 
+def detector(name: str, weights: Path | None = None) -> tuple[Locator, Params]:
+    """What finds faces in photographs, "blazeface" or "insightface"; `weights` are those of the first.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: one line.
+    """
+    return detection.load(weights) if name == "blazeface" else insight.load()
+
+
 def _locator(section: JudgesSection) -> tuple[Locator, Params]:
-    match section.detector:
-        case "fixed":
-            return FixedBox(section.box), {}
-        case "blazeface":
-            weights = section.detector_weights
-            return detection.load(path(weights, "detector_weights") if weights else None)
-    return insight.load()
+    if section.detector == "fixed":
+        return FixedBox(section.box), {}
+    weights = section.detector_weights
+    return detector(section.detector, path(weights, "detector_weights") if weights else None)
 
 
 def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[Classifier, Params]:
     file = path(name, field)
     if file.suffix in _PICKLES:
-        return released.load_classifier(file, heads) if heads else released.load_classifier(file)
+        return released.load_classifier(file, heads or tuple(released.HEADS))
     return classifiers.load(file)
 
 

@@ -65,7 +65,7 @@ class Finetuning:
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
-        self.judges.judge.check(self.pipeline.image_size)
+        self.judges.check(self.pipeline.image_size)
         for name in ("factor1", "factor2"):
             fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
         if "soft_prompt" in self.config.adapter.kinds:

@@ -12,31 +12,31 @@ from rich.table import Table
 from fairjax.config import Experiment
 from fairjax.models.functional import num_params
 from fairjax.pipeline import PORTRAITS, on_hub
-from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning
+from fairjax.training.run import check, prepare
 
 
-def dry_run(config: Experiment, console: Console) -> None:
+def dry_run(config: Experiment, resume: bool, console: Console) -> None:
     """Prints the plan: devices, images, parameters, memory, downloads. Nothing is trained, downloaded or written.
 
     Raises:
-        UserError: one line, for whatever would be wrong with the run.
+        UserError: one line, for what would be wrong with the run; with models to download, what is known without.
     """
-    training = config.training
+    training, missing = config.training, _missing(config)
     plan = {
         "devices": _devices(),
         "images in a step": f"{training.prompts_per_step} prompts x {training.images_per_prompt}, "
         f"{training.num_steps[0]} to {training.num_steps[1]} solver steps",
         "optimizer steps": f"{training.steps:,}",
         "target": _target(config),
-        "to download": ", ".join(_missing(config)) or "nothing",
+        "to download": ", ".join(missing) or "nothing",
         "run folder": str(Path(config.output)),
     }
-    if _missing(config):
+    if missing:
+        check(config, Path(config.output), resume)
         plan["parameters, memory"] = "known when the models are here"
     else:
-        with blame("configuration"):
-            finetuning = Finetuning(config)
+        finetuning, _, _ = prepare(config, resume)
         plan |= _sizes(finetuning, console)
     table = Table(show_header=False, title="What this run will do", title_justify="left")
     for what, value in plan.items():

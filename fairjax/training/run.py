@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +18,10 @@ from fairjax.config import ADAPTER, CONFIG, Experiment
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.comparison import Comparison
 from fairjax.faces import reading
+from fairjax.faces.judges import Judge, check_agreement
+from fairjax.models.functional import Params
 from fairjax.progress import bars, counting
-from fairjax.schema import UserError, blame
+from fairjax.schema import Section, UserError, blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.finetuning import Progress as Step
 from fairjax.training.log import Log, check_client
@@ -38,31 +41,36 @@ def check(config: Experiment, folder: Path, resume: bool) -> None:
 
 
 def _first_difference(old: Experiment, new: Experiment) -> str | None:
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = _flat(old), _flat(new)
     for name in before:
         if before[name] != after[name] and name != "training.steps":  # more steps are more of the same
             return f"{name} = {after[name]!r}, but the run has {before[name]!r}"
     return None
 
 
-def _flat(fields: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in fields.items():
-        inner = isinstance(value, dict) and name not in ("marginals", "prompts", "cost_weights", "factor1", "factor2")
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if inner or name == "prompts" and not prefix else {prefix + name: value}
-        )
+def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value, of the fields of a section and of the sections in it."""
+    flat: dict[str, Any] = {}
+    for name, value in section:
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
     return flat
+
+
+def prepare(config: Experiment, resume: bool) -> tuple[Finetuning, Judge, dict[str, Params]]:
+    """The finetuning, and what measures it; raises UserError for whatever can be known to be wrong before the run."""
+    with blame("configuration"):
+        finetuning = Finetuning(config)
+        judge, params = reading.evaluation_judge(config.judges)
+        check_agreement(finetuning.target.attributes, finetuning.judges.judge, judge)
+    check_client(config.training.wandb)
+    check(config, Path(config.output), resume)
+    return finetuning, judge, params
 
 
 def run(config: Experiment, resume: bool, console: Console) -> dict:
     """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results."""
-    with blame("configuration"):
-        finetuning = Finetuning(config)
-        judge, params = reading.evaluation_judge(config.judges)
-    check_client(config.training.wandb)
+    finetuning, judge, params = prepare(config, resume)
     folder = Path(config.output)
-    check(config, folder, resume)
     comparison = Comparison(
         finetuning.pipeline, judge, params, finetuning.target,
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder,

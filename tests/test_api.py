@@ -1,0 +1,76 @@
+"""The interface for scripts: README's own lines, and what it measures against what is true."""
+
+import ast
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from small_world import SIDE, fields
+
+import fairjax
+from fairjax import pipeline as pipelines
+from fairjax.adapters import bundle as bundles
+from fairjax.faces import reading
+from fairjax.portraits import world
+from fairjax.portraits.pretrain import SEED, UNBIASED
+
+README = Path(__file__).parents[1] / "README.md"
+SMALLER = {"num_images=8": "num_images=2", "num_images=64": "num_images=4", '"steps": 20': '"steps": 2'}
+
+
+def lines_of_readme():
+    (lines,) = (
+        part for part in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "finetune" in part
+    )
+    for large, small in SMALLER.items():
+        assert large in lines
+        lines = lines.replace(large, small)
+    return lines
+
+
+def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys):
+    """On a small world in place of the embedded one, with fewer images and steps."""
+    monkeypatch.chdir(tmp_path)
+    pipeline = fairjax.Pipeline.from_pretrained(small_world)
+    bundle = bundles.init(("text_encoder",), pipeline.params, 2, 1, jax.random.key(0))
+    fairjax.save_adapter(bundle, pipeline, Path("runs/portraits-gender/adapter"))
+    for module in (pipelines, reading):
+        monkeypatch.setattr(module, "find", lambda name, field="": small_world)
+    made = {}
+    exec(lines_of_readme(), made)  # noqa: S102 (our own)
+    told = capsys.readouterr().out.splitlines()
+    assert made["images"].shape == made["after"].shape == (2, 2, SIDE, SIDE, 3) and made["images"].dtype == np.uint8
+    assert (made["images"] != made["after"]).any()
+    assert made["seen"].probs["gender"].shape == (2, 2, 2) and made["seen"].has_face.shape == (2, 2)
+    assert made["tuned"].steps == 2 and made["tuned"].bundle.keys() == made["adapter"].keys() == {"text_encoder"}
+    assert [line.split()[0] for line in told[1:3]] == ["1", "2"]  # the callback, between the two measurements
+    assert len(told) == 4
+    assert all(ast.literal_eval(line).keys() == world.ATTRIBUTES.keys() for line in (told[0], told[3]))
+
+
+def test_bias_is_what_counting_what_is_classified_gives(small_world):
+    pipeline, prompts = fairjax.Pipeline.from_pretrained(small_world), ["a chef", "a pilot"]
+    judges = fairjax.Experiment(
+        judges={k.removeprefix("judges."): v for k, v in fields(small_world).items() if "." in k}
+    ).judges
+    how = {"seed": 3, "num_steps": 2, "guidance_scale": 1.0}
+    bias = fairjax.measure_bias(pipeline, prompts, 8, judges=judges, **how)
+    seen = fairjax.classify(pipeline.generate(prompts, 8, **how), judges)
+    assert seen.has_face.any(1).all()
+    for name, probs in seen.probs.items():
+        expected = []
+        for labels, there in zip(probs.argmax(-1), seen.has_face, strict=True):
+            shares = [np.mean(labels[there] == number) for number in range(probs.shape[-1])]
+            expected.append(np.mean([abs(a - b) for i, a in enumerate(shares) for b in shares[:i]]))
+        assert bias[name] == pytest.approx(np.mean(expected), abs=1e-6), name
+
+
+def test_portraits_are_classified_as_they_were_drawn():
+    drawn = world.render_many(range(UNBIASED, UNBIASED + 64), SEED, biased=False)
+    seen = fairjax.classify(drawn["image"][None])
+    person = drawn["face"] > 0
+    np.testing.assert_array_equal(seen.has_face[0], person)
+    for name in world.ATTRIBUTES:
+        assert np.mean(seen.probs[name][0].argmax(-1)[person] == drawn[name][person]) >= 0.95, name
