@@ -169,14 +169,14 @@ def test_stable_diffusion_2_1_runs_by_its_name_alone():
 @pytest.fixture(scope="module")
 def ready(models):
     """Name of an experiment -> its finetuning with the small models, whose programs are compiled once."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        draw_over_photos(monkeypatch)
-        yield functools.cache(lambda name: finetuning_of(models, name))
+    return functools.cache(lambda name: finetuning_of(models, name))
 
 
 def take(finetuning, state, number, photos):
     batch, _ = finetuning.batch(number, state.bundle)
-    state, scalars, _ = finetuning._program(state, over(finetuning._frozen, photos), batch)
+    with pytest.MonkeyPatch.context() as monkeypatch:  # no longer: the dry runs below draw what they really would
+        draw_over_photos(monkeypatch)
+        state, scalars, _ = finetuning._program(state, over(finetuning._frozen, photos), batch)
     return state, {name: float(value) for name, value in scalars.items()}
 
 
