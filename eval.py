@@ -6,16 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from fairjax import cluster
 from fairjax.config import ADAPTER, CONFIG, Experiment
 from fairjax.schema import UserError, command, parse
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="DIR", type=Path, help="a run folder or an adapter folder (needed)")
+    cluster.add_options(parser)
 
 
-def configure(argv: list[str]) -> tuple[Experiment, Path]:
-    """The configuration and the adapter that a command line asks for.
+def configure(argv: list[str]) -> tuple[Experiment, argparse.Namespace]:
+    """The configuration that a command line asks for, and the program's own options.
 
     Without `--config`, the configuration of the run that the adapter is of stands in. Results go beside the adapter,
     into a folder of this evaluation's own, unless `--output` says otherwise: never into that of a training.
@@ -28,7 +30,7 @@ def configure(argv: list[str]) -> tuple[Experiment, Path]:
         run = _run(adapter)
         folder = run.parent if run else adapter if adapter.is_dir() else adapter.parent
         config = config.model_copy(update={"output": str(folder / f"evaluation-{config.evaluation.seed}")})
-    return config, adapter
+    return config, options
 
 
 def _run(adapter: Path | None) -> Path | None:
@@ -39,14 +41,15 @@ def _run(adapter: Path | None) -> Path | None:
 
 @command
 def main(argv: list[str]) -> None:
-    config, adapter = configure(argv)
+    config, options = configure(argv)
     from rich.console import Console
 
     from fairjax import parallel
     from fairjax.evaluation.run import evaluate
 
-    parallel.split_cpu()
-    evaluate(config, adapter, Console())
+    parallel.prepare()
+    cluster.join(options)
+    evaluate(config, options.adapter, Console(quiet=not parallel.is_first()))
 
 
 if __name__ == "__main__":

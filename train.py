@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fairjax import cluster
 from fairjax.config import Experiment
 from fairjax.schema import command, parse
 
@@ -12,6 +13,7 @@ from fairjax.schema import command, parse
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--dry-run", action="store_true", help="say what the run will do, and do nothing")
+    cluster.add_options(parser)
 
 
 @command
@@ -23,11 +25,13 @@ def main(argv: list[str]) -> None:
     from fairjax.training.plan import dry_run
     from fairjax.training.run import run  # after the configuration: its errors and --help are instant
 
-    parallel.split_cpu()
+    parallel.prepare()
+    cluster.join(options)
+    console = Console(quiet=not parallel.is_first())
     if options.dry_run:
-        dry_run(config, options.resume, Console())
+        dry_run(config, options.resume, console)
         return
-    run(config, options.resume, Console())
+    run(config, options.resume, console)
 
 
 if __name__ == "__main__":

@@ -182,6 +182,10 @@ class TrainingSection(Section):
     grad_steps: int | None = Field(
         2, ge=1, description="how many solver steps estimate the gradient; null is all of them"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the arithmetic of the UNet, the autoencoder and the image semantics; bfloat16 where it is fast",
+    )
     microbatch: int | None = Field(
         None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"
     )

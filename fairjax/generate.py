@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     from fairjax.evaluation import grid
     from fairjax.pipeline import Pipeline
 
-    parallel.split_cpu()
+    parallel.prepare()
     with blame("--model"):
         pipeline = Pipeline.from_pretrained(options.model)
     variants = {"before": {}}

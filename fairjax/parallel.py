@@ -1,22 +1,47 @@
-"""How work is spread: one mesh of every device, one axis. Nothing else in fairjax knows devices."""
+"""How work is spread: one mesh of every device, one axis. Nothing else in fairjax knows devices, or hosts.
+
+Where several hosts have joined (`fairjax.cluster`), each runs the same program on the same values, and only the first
+writes files.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 AXIS = "data"
 
+_COMPILED_BYTES = 4 << 30
+"""What compiled programs may take on disk; those not used for longest go first."""
+
 REPLICATED, SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
 
-def split_cpu(limit: int = 8) -> None:
+def prepare() -> None:
+    """What a program does before it starts JAX: a device of every CPU core, and a memory of what was compiled."""
+    _split_cpu()
+    _keep_compiled()
+
+
+def _keep_compiled() -> None:
+    """Programs are compiled once on a machine, into JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    if not jax.config.jax_compilation_cache_dir:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "fairjax" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
+
+
+def _split_cpu(limit: int = 8) -> None:
     """Makes a device of every CPU core (a power of two of them), where no number is set yet and JAX has not started.
 
     One program that shares a batch between two cores runs at one and a half times the speed of one that shares each
@@ -40,13 +65,46 @@ def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any,
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """A copy of the tree on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+    """A copy of the tree on every device; each host has the whole of it."""
+    return _place(tree, NamedSharding(mesh, REPLICATED))
 
 
 def share_out(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-    """The examples of a batch (leading axis of every leaf), dealt out over the devices."""
-    return jax.device_put(batch, NamedSharding(mesh, SPREAD))
+    """The examples of a batch (leading axis of every leaf), dealt out over the devices; each host has all of them."""
+    return _place(batch, NamedSharding(mesh, SPREAD))
+
+
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf: Any) -> jax.Array:  # and sends nothing: `device_put` would compare the hosts' values each time
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # of all hosts already
+        if jax.dtypes.issubdtype(getattr(leaf, "dtype", np.dtype(float)), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(place, tree)
+
+
+def fetch(values: jax.Array) -> np.ndarray:
+    """The whole of an array on this host; all hosts must ask for it, where each has a part."""
+    if values.is_fully_addressable or values.is_fully_replicated:
+        return np.asarray(values)
+    return multihost_utils.process_allgather(values, tiled=True)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(where: str) -> None:
+    """Returns when every process has come to this place of the program."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
 
 
 def local_images(num_images: int) -> jax.Array:
@@ -70,5 +128,6 @@ def mine(values: jax.Array) -> jax.Array:
 
 
 def mean(tree: Any) -> Any:
-    """The mean over devices, of each device's own value."""
-    return lax.pmean(tree, AXIS)
+    """The mean over devices, of each device's own value: one reduction for the whole tree."""
+    flat, restore = ravel_pytree(tree)
+    return restore(lax.pmean(flat, AXIS))

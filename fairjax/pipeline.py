@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +20,7 @@ from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
-from fairjax.models.functional import Network, Params, functional
+from fairjax.models.functional import Network, Params, cast, functional
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
 
@@ -108,15 +108,18 @@ class Pipeline:
     scaling_factor: float
     latent_shape: tuple[int, int, int]  # h, w, c
     image_size: tuple[int, int]  # height, width
-    params: dict[str, Params]  # "text_encoder", "unet", "vae"
+    params: dict[str, Params]  # "text_encoder", "unet", "vae"; float32
     folder: Path
+    dtype: jnp.dtype  # what UNet and autoencoder compute in
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = PORTRAITS) -> Pipeline:
+    def from_pretrained(cls, name: str | Path = PORTRAITS, dtype: str = "float32") -> Pipeline:
         """Reads a pipeline.
 
         Args:
             name: "portraits" (embedded), a folder that diffusers can read, or a hub id.
+            dtype: what UNet and autoencoder compute in, "bfloat16" where that is fast. Latents, solver and adapters
+                are float32 in any case, and so is the text encoder: it is a thousandth of the work.
 
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
@@ -131,8 +134,8 @@ class Pipeline:
         scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
         networks = {
             "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
-            "unet": functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs)),
-            "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs)),
+            "unet": functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs, dtype=jnp.dtype(dtype))),
+            "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs, dtype=jnp.dtype(dtype))),
         }
         params = {
             "text_encoder": _load_text_encoder(networks["text_encoder"], folder / "text_encoder"),
@@ -148,7 +151,17 @@ class Pipeline:
             image_size=tuple(side * 2 ** (len(vae.block_out_channels) - 1) for side in latent_shape[:2]),
             params=jax.tree.map(jnp.asarray, params),
             folder=folder,
+            dtype=jnp.dtype(dtype),
         )
+
+    def compact(self, params: dict[str, Params], but: Container[str] = ()) -> dict[str, Params]:
+        """`params` with UNet and autoencoder in the type that they compute in, to save memory.
+
+        Args:
+            but: components that stay as they are, because an adapter will be merged into them: the change of an
+                early step is below the resolution of a bfloat16 weight.
+        """
+        return params | {name: cast(params[name], self.dtype) for name in ("unet", "vae") if name not in but}
 
     def token_ids(self, prompts: Sequence[str], bundle: Bundle | None = None) -> np.ndarray:
         """Token ids [n, length] of prompts, padded to the tokenizer's length, soft tokens of `bundle` put in."""
@@ -174,7 +187,7 @@ class Pipeline:
     def decode(self, params: dict[str, Params], latents: jax.Array) -> jax.Array:
         """Latents [n, h, w, c] -> images [n, H, W, 3] in [-1, 1]."""
         images = self.vae.apply(params["vae"], latents / self.scaling_factor, method="decode")
-        return jnp.clip(images, -1, 1)
+        return jnp.clip(images.astype(latents.dtype), -1, 1)
 
     def noise(self, image_keys: jax.Array) -> jax.Array:
         """Standard normal latents, one for each key: an image depends on its key and on nothing else."""
@@ -222,10 +235,12 @@ class Pipeline:
             on_batch: told how many images a finished batch had.
         """
         bundle, mesh = bundle or {}, parallel.mesh()
-        merged = parallel.replicate(bundles.merge(self.params, bundle), mesh)
+        merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""], bundle)
         rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
-        table, program = solver_table(self.schedule, rows, solver), _generation(self, mesh, guidance_scale)
+        program = _generation(self, mesh, guidance_scale)
+        always = (empty, jax.random.key(seed), solver_table(self.schedule, rows, solver), np.int32(num_steps))
+        empty, key, table, num_steps = parallel.replicate(always, mesh)
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         size = -(-min(batch_size, len(rows)) // mesh.size) * mesh.size
         images = []
@@ -233,9 +248,9 @@ class Pipeline:
             batch = rows[start : start + size]
             count = len(batch)
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
-            numbers = batch + np.array([first, 0])
-            made = program(merged, ids[batch[:, 0]], empty, numbers, jax.random.key(seed), table, num_steps)
-            images.append(np.asarray(made)[:count])
+            own, numbers = parallel.share_out((ids[batch[:, 0]], batch + np.array([first, 0])), mesh)
+            made = program(merged, own, empty, numbers, key, table, num_steps)
+            images.append(parallel.fetch(made)[:count])
             on_batch(count)
         return np.concatenate(images).reshape(len(prompts), num_images, *images[0].shape[1:])
 

@@ -1,8 +1,15 @@
-"""Every test runs on the CPU, with eight simulated devices, and refuses implicit rank promotion."""
+"""Every test runs on the CPU, with eight simulated devices, and refuses implicit rank promotion.
+
+What one test compiles serves the others, and the programs that they start, through a cache of this session's own.
+"""
 
 import os
+import tempfile
 from functools import lru_cache
 
+_COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
 

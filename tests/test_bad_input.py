@@ -180,8 +180,8 @@ def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeyp
 
 def lines_after(folder, text, start):
     (folder / "log.jsonl").write_text(text)
-    log = Log(folder, images_every=100, start=start)
-    log(Progress(start + 1, 100, {"loss": 1.0}, [], lambda: None))
+    log = Log(folder, start=start)
+    log(Progress(start + 1, 100, {"loss": 1.0}, [], lambda: None), None)
     log.close()
     return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -207,10 +207,9 @@ def events(folder):
 
 
 def test_tensorboard_has_the_scalars_and_the_images_of_a_run(tmp_path):
-    log = Log(tmp_path, images_every=2, start=0)
-    for step in (1, 2):
-        pictures = np.full((2, 3, 8, 10, 3), step, np.uint8)  # two prompts, three images of each
-        log(Progress(step, 2, {"loss": 1 / step, "bias/gender": 0.5}, [], lambda pictures=pictures: pictures))
+    log = Log(tmp_path, start=0)
+    for step, pictures in ((1, None), (2, np.full((2, 3, 8, 10, 3), 2, np.uint8))):  # two prompts, three images of each
+        log(Progress(step, 2, {"loss": 1 / step, "bias/gender": 0.5}, [], lambda: None), pictures)
     log.close()
     values = [(event.step, value) for event in events(tmp_path / "tensorboard") for value in event.summary.value]
     scalars = {(step, value.tag): value.simple_value for step, value in values if value.HasField("simple_value")}

@@ -132,9 +132,9 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
     stand_in.init = lambda **how: started.append(how) or Run()
     stand_in.Image = lambda pixels: pixels.shape
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    log = Log(tmp_path, images_every=2, start=0, wandb="fairness")
-    for step in (1, 2):
-        log(Progress(step, 2, {"loss": 1.0 / step}, [], lambda: np.zeros((2, 3, 8, 8, 3), np.uint8)))
+    log = Log(tmp_path, start=0, wandb="fairness")
+    for step, images in ((1, None), (2, np.zeros((2, 3, 8, 8, 3), np.uint8))):
+        log(Progress(step, 2, {"loss": 1.0 / step}, [], lambda: None), images)
     log.close()
     assert started[0]["project"] == "fairness" and started[0]["resume"] == "allow"
     assert told == [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (2, {"images": (16, 24, 3)}), "finished"]
@@ -143,7 +143,7 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
 def test_weights_and_biases_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # what import then finds is nothing
     with pytest.raises(UserError, match="training.wandb = 'fairness' needs Weights & Biases: pip install wandb"):
-        Log(tmp_path, images_every=2, start=0, wandb="fairness")
+        Log(tmp_path, start=0, wandb="fairness")
 
 
 def test_weights_and_biases_that_is_not_installed_is_told_before_the_run_begins(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """One training step: the same on any number of devices, resumable to the same numbers, true to its formula."""
 
+import math
+import re
 from typing import NamedTuple
 
 import jax
@@ -12,6 +14,7 @@ from small_world import fields
 from fairjax import parallel
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
+from fairjax.models.functional import num_params
 from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning
@@ -79,6 +82,22 @@ def on_one_device(one_device):
 def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, small_world):
     assert 0 < on_one_device.scalars["faces"] < 1  # both kinds of images are in it
     assert_the_same(on_one_device, first_step(finetuning(small_world, 8)))
+
+
+def test_two_things_cross_devices_and_nothing_else(small_world):
+    """What a face shows, a few kilobytes in one gather, and the gradient with what is logged, in one reduction."""
+    eight = finetuning(small_world, 8)
+    state = eight.initial()
+    batch, _ = eight.batch(0, state.bundle)
+    program = eight.compiled(state, batch).as_text()
+    collectives = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+    found = re.findall(rf"= (\w+)\[([\d,]*)\]\S* ({collectives})(?:-start)?\(", program)
+    sizes = {kind: (dtype, math.prod(map(int, shape.split(",")))) for dtype, shape, kind in found}
+    assert len(found) == 2 and sizes.keys() == {"all-gather", "all-reduce"}, found
+    classes = sum(len(a.classes) for a in eight.attributes if a.name in eight.target.attributes)
+    assert sizes["all-gather"] == ("f32", 3 * 8 * (classes + 1))
+    scalars = len(jax.eval_shape(eight._program, state, eight._frozen, batch)[1]) - 1  # the norm is computed after
+    assert sizes["all-reduce"] == ("f32", num_params(state.bundle) + scalars)
 
 
 def test_the_same_function_under_pmap(on_one_device, small_world):

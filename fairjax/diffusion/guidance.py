@@ -31,6 +31,7 @@ def guided(denoise: Denoise, scale: float) -> Denoise:
     def call(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> jax.Array:
         both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), *context)
         output = denoise(params, jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), both)
+        output = output.astype(latents.dtype)  # before the scale magnifies what a bfloat16 network rounds off
         unconditional, conditional = jnp.split(output, 2)
         return unconditional + scale * (conditional - unconditional)
 

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fairjax import parallel
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.evaluation import grid, scores
@@ -80,7 +81,8 @@ class Comparison:
                     guidance_scale=self._guidance_scale, solver=self._solver, batch_size=section.batch_size,
                     first=first, on_batch=on_batch,
                 )  # fmt: skip
-                _keep(path, label, images)
+                if parallel.is_first():
+                    _keep(path, label, images)
             else:
                 on_batch(images.shape[0] * images.shape[1])
             parts.append(images)
@@ -121,8 +123,9 @@ class Comparison:
                 for names in self.scoring.counted()
             },
         }
-        (self.folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-        self._picture().save(self.folder / "before_after.png")
+        if parallel.is_first():
+            (self.folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+            self._picture().save(self.folder / "before_after.png")
         console.print(self.table(results))
         console.print(
             f"{section.images_per_prompt} images a prompt; 'fair' is what an exactly fair model measures on average.\n"

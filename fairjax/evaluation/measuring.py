@@ -37,11 +37,11 @@ def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> See
     """What images uint8 [p, n, H, W, 3] show."""
     mesh, flat = parallel.mesh(), images.reshape(-1, *images.shape[2:])
     program, size = _judging(judge, mesh), -(-_BATCH // mesh.size) * mesh.size
-    verdicts = []
+    params, verdicts = parallel.replicate(params, mesh), []
     for start in range(0, len(flat), size):
         part = flat[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        verdicts.append(jax.tree.map(np.asarray, program(params, filled)))
+        verdicts.append(jax.tree.map(parallel.fetch, program(params, parallel.share_out(filled, mesh))))
     verdict = jax.tree.map(
         lambda *parts: np.concatenate(parts)[: len(flat)].reshape(*images.shape[:2], *parts[0].shape[1:]), *verdicts
     )

@@ -21,7 +21,7 @@ from fairjax.schema import blame
 def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, Any]:
     """Measures the base and the finetuned model from the same noise, resuming where it was stopped."""
     with blame("configuration"):
-        pipeline = Pipeline.from_pretrained(config.model)
+        pipeline = Pipeline.from_pretrained(config.model, config.training.precision)
         judge, params = reading.evaluation_judge(config.judges)
         asked_for = subjects(config.prompts)
         target = tables.target(config.target, judge.attributes, asked_for.known)

@@ -170,7 +170,8 @@ class Judges:
         """Embeddings [n, d] of images [n, h, h, 3] in [-1, 1], by each of the networks of `semantics`."""
         pairs = zip(self.semantics, params["semantics"], strict=True)
         return [
-            part.network.apply(own, semantics.prepare(images, part.statistics, part.image_size)) for part, own in pairs
+            part.network.apply(own, semantics.prepare(images, part.statistics, part.image_size)).astype(images.dtype)
+            for part, own in pairs
         ]
 
     def identity(self, params: dict[str, Params], images: jax.Array, faces: Faces) -> jax.Array:

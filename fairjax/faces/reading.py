@@ -14,7 +14,7 @@ from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics
 from fairjax.faces.located import FixedBox, Locator
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, cast
 from fairjax.pipeline import PORTRAITS, find
 
 _PICKLES = (".pt", ".pth")
@@ -26,10 +26,14 @@ _VISION = {
 """By the `model_type` of a published config.json: how it is read, and the statistics where its folder has none."""
 
 
-def judges(section: JudgesSection) -> Judges:
-    """What finetuning listens to; raises FileNotFoundError, ImportError or ValueError, one line."""
+def judges(section: JudgesSection, dtype: str = "float32") -> Judges:
+    """What finetuning listens to; raises FileNotFoundError, ImportError or ValueError, one line.
+
+    Args:
+        dtype: what the networks of the image semantics compute in, which are large; the others do in float32.
+    """
     chosen, judge_params = judge(section, section.classifiers, "classifiers")
-    meaning = [_semantics(name) for name in section.semantics]
+    meaning = [_semantics(name, jnp.dtype(dtype)) for name in section.semantics]
     chosen_face, face_params = face(section.face)
     params = {
         "judge": judge_params,
@@ -100,7 +104,7 @@ def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[C
     return classifiers.load(file)
 
 
-def _semantics(name: str) -> tuple[Semantics, Params]:
+def _semantics(name: str, dtype: jnp.dtype) -> tuple[Semantics, Params]:
     known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
     folder = path(name, "semantics") if known else find(name, "judges.semantics")
     fields = folders.read_json(folder / "config.json")
@@ -112,10 +116,10 @@ def _semantics(name: str) -> tuple[Semantics, Params]:
         said = folders.read_json(folder / "preprocessor_config.json")
         if "image_mean" in said and "image_std" in said:
             statistics = semantics.Statistics(tuple(said["image_mean"]), tuple(said["image_std"]))
-    network, params = load(folder)
+    network, params = load(folder, dtype)
     # DINOv2 interpolates its positions, so that it sees what CLIP sees
     size = geometry.CROP_SIZE if kind == "dinov2" else fields.get("vision_config", fields).get("image_size", 224)
-    return Semantics(network, statistics, size), params
+    return Semantics(network, statistics, size), cast(params, dtype)
 
 
 def face(name: str) -> tuple[FaceEmbedding, Params]:

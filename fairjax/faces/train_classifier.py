@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     from fairjax.models.mobilenet import MobileNetV3Config
     from fairjax.training.fit import Fit
 
-    parallel.split_cpu()
+    parallel.prepare()
     if options.batch_size % (devices := parallel.mesh().size):
         raise UserError(f"--batch-size = {options.batch_size} must be a multiple of the {devices} devices")
     console = Console(highlight=False)

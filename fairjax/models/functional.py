@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Params = dict[Any, Any]
@@ -38,6 +39,11 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     """Splits the module that `make(rngs)` builds into a static definition and an abstract parameter tree."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     return Network(make, graphdef, nnx.to_pure_dict(state))
+
+
+def cast(tree: Params, dtype: jnp.dtype) -> Params:
+    """The tree with its numbers in another floating type."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def num_params(tree: Params) -> int:

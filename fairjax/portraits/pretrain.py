@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stages", default=",".join(FITS), help="which stages to run (default: all, then export)")
     parser.add_argument("--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery")
     arguments = parser.parse_args(argv)
-    parallel.split_cpu()
+    parallel.prepare()
     console = Console(highlight=False)
     fits = {
         name: dataclasses.replace(fit, steps=max(2, round(fit.steps * arguments.scale))) for name, fit in FITS.items()

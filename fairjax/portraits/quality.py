@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs"), help="where the page and its pictures go")
     parser.add_argument("--each", type=int, default=_EACH, help="samples of each occupation")
     options = parser.parse_args(argv)
-    parallel.split_cpu()
+    parallel.prepare()
     console = Console(highlight=False)
     options.output.mkdir(parents=True, exist_ok=True)
     pipeline = Pipeline.from_pretrained(PORTRAITS)

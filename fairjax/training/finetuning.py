@@ -19,6 +19,7 @@ from fairjax.config import Experiment
 from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
+from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.training import step as steps
@@ -32,7 +33,7 @@ class Progress(NamedTuple):
     steps: int
     scalars: dict[str, float]
     prompts: list[Prompt]
-    images: Callable[[], np.ndarray]  # uint8 [p, n, H, W, 3], fetched when called
+    images: Callable[[], np.ndarray]  # uint8 [p, n, H, W, 3], fetched when called: on all hosts, or on none
 
 
 OnStep = Callable[[Progress], None]
@@ -48,8 +49,9 @@ class Finetuning:
     def __init__(self, config: Experiment, mesh: jax.sharding.Mesh | None = None):
         self.config = config
         self.mesh = mesh or parallel.mesh()
-        self.pipeline = Pipeline.from_pretrained(config.model)
-        self.judges: Judges = reading.judges(config.judges)
+        precision = config.training.precision
+        self.pipeline = Pipeline.from_pretrained(config.model, precision)
+        self.judges: Judges = reading.judges(config.judges, precision)
         self.attributes = self.judges.judge.attributes
         self.subjects: Subjects = subjects(config.prompts)
         self.target = tables.target(config.target, self.attributes, self.subjects.known)
@@ -60,7 +62,8 @@ class Finetuning:
         self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, weights, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
         table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
-        self._frozen = parallel.replicate(steps.Frozen(self.pipeline.params, self.judges.params, table), self.mesh)
+        frozen = steps.Frozen(self._params(), self.judges.params, table)
+        self._frozen = parallel.replicate(frozen, self.mesh)
         self._key = jax.random.key(config.seed)
 
     def _check(self) -> None:
@@ -82,6 +85,10 @@ class Finetuning:
                 f"training.prompts_per_step x images_per_prompt = {prompts} x {images} must be a multiple of the "
                 f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
+
+    def _params(self) -> dict[str, Params]:
+        """The pipeline's parameters, as the step holds them."""
+        return self.pipeline.compact(self.pipeline.params, but=self.config.adapter.kinds)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
         names = self.subjects.trained
@@ -153,7 +160,7 @@ class Finetuning:
 
     def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):
         def pictures() -> np.ndarray:
-            return np.asarray(to_uint8(images)).reshape(len(prompts), -1, *images.shape[1:])
+            return parallel.fetch(to_uint8(images)).reshape(len(prompts), -1, *images.shape[1:])
 
         def tell() -> None:
             values = {name: float(value) for name, value in jax.device_get(scalars).items()}

@@ -25,17 +25,17 @@ class Log:
         UserError: Weights & Biases is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, images_every: int, start: int, wandb: str | None = None):
+    def __init__(self, folder: Path, start: int, wandb: str | None = None):
         self._wandb = _weights_and_biases(wandb, folder) if wandb else None
         path = folder / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         path.write_text("".join(line for line in lines if _step(line) <= start), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
-        self._images_every, self._since = images_every, time.monotonic()
+        self._since = time.monotonic()
 
-    def __call__(self, progress: Progress) -> float:
-        """Writes one step; returns the seconds since the last."""
+    def __call__(self, progress: Progress, images: np.ndarray | None) -> float:
+        """Writes one step, with its images if there are any; returns the seconds since the last."""
         now = time.monotonic()
         seconds, self._since = now - self._since, now
         row = {"step": progress.step, "seconds": round(seconds, 3)} | progress.scalars
@@ -46,8 +46,8 @@ class Log:
             self._board.add_scalar(name, value, progress.step)
         if self._wandb:
             self._wandb.log(progress.scalars, step=progress.step)
-        if progress.step % self._images_every == 0 or progress.step == progress.steps:
-            rows = np.concatenate([np.concatenate(list(row), axis=1) for row in progress.images()], axis=0)
+        if images is not None:
+            rows = np.concatenate([np.concatenate(list(row), axis=1) for row in images], axis=0)
             self._board.add_image("images", rows, progress.step, dataformats="HWC")
             if self._wandb:
                 import wandb

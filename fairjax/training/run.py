@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from fairjax import schema
+from fairjax import parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import ADAPTER, CONFIG, Experiment
@@ -78,12 +78,15 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
     with blame(f"output = {config.output!r}"):
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         start = finetuning.start(checkpoints)
-        (folder / CONFIG).write_text(schema.dump(config))
+        parallel.wait_for_all("run folder checked")
+        if parallel.is_first():
+            (folder / CONFIG).write_text(schema.dump(config))
     with bars(console) as progress, contextlib.closing(checkpoints):
         comparison.measure("before", {}, counting(progress, "before", comparison.num_images))
         state = _train(finetuning, checkpoints, start, folder, progress)
         adapter: Bundle = jax.device_get(state.ema)
-        save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
+        if parallel.is_first():
+            save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
         comparison.measure("after", adapter, counting(progress, "after", comparison.num_images))
     return comparison.finish(
         console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
@@ -92,12 +95,16 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
 
 def _train(finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress) -> State:
     config = finetuning.config.training
-    log = Log(folder, config.images_every, start, config.wandb)
+    log = Log(folder, start, config.wandb) if parallel.is_first() else None
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
     per_step, smoothed = config.prompts_per_step * config.images_per_prompt, {}
 
     def on_step(step: Step) -> None:
-        seconds = log(step)
+        due = step.step % config.images_every == 0 or step.step == step.steps
+        images = step.images() if due else None  # every host has a part of them
+        if log is None:
+            return
+        seconds = log(step, images)
         for name, value in step.scalars.items():
             smoothed[name] = (
                 value if name not in smoothed or np.isnan(smoothed[name]) else 0.9 * smoothed[name] + 0.1 * value
@@ -111,4 +118,5 @@ def _train(finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder:
     try:
         return finetuning.run(checkpoints, on_step)
     finally:
-        log.close()
+        if log:
+            log.close()

@@ -120,9 +120,13 @@ class Step:
 
     def _everyone(self, verdict: Verdict, batch: Batch) -> tuple[list[jax.Array], jax.Array]:
         """Class probabilities by attribute [p, n, classes] and presence of a face [p, n], of all devices' images."""
-        per_prompt = lambda x: parallel.gather(x).reshape(len(batch.ids), -1, *x.shape[1:])  # noqa: E731
-        probs = [per_prompt(lax.stop_gradient(verdict.probs[name])) for name in self.attributes]
-        return probs, per_prompt(verdict.has_face)
+        columns = [lax.stop_gradient(verdict.probs[name]) for name in self.attributes]
+        columns.append(verdict.has_face[:, None].astype(columns[0].dtype))
+        rows = parallel.gather(jnp.concatenate(columns, axis=1))
+        *probs, has_face = jnp.split(
+            rows.reshape(len(batch.ids), -1, rows.shape[1]), np.cumsum([c.shape[1] for c in columns[:-1]]), axis=2
+        )
+        return probs, has_face[..., 0] > 0
 
     def _targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> tuple[jax.Array, ...]:
         """The class that every image should become, per attribute [p, n]; -1 for none."""

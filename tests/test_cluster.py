@@ -1,0 +1,125 @@
+"""Several hosts: two processes of four devices each make the run that one process of eight makes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from small_world import arguments
+
+import eval as eval_program
+import train as train_program
+from fairjax.convert.adapters import EMBEDDINGS_FILE, LORA_FILE
+
+RUN = (
+    "--adapter.kinds", "[text_encoder, unet, soft_prompt]", "--training.steps", "3", "--training.save_every", "2",
+    "--training.prompts_per_step", "2", "--training.images_per_prompt", "8", "--training.images_every", "2",
+    "--training.num_steps", "[2, 3]", "--evaluation.subjects", "1", "--evaluation.images_per_prompt", "8",
+    "--evaluation.num_steps", "2", "--evaluation.batch_size", "8",
+)  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def launch(program, devices, *argv):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+    command = [sys.executable, program, *argv]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(processes):
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, error) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, error[-3000:]
+    return [output for output, _ in outputs]
+
+
+def on_two(program, *argv):
+    """What each of two processes of four devices prints."""
+    port = free_port()
+    together = ("--coordinator", f"localhost:{port}", "--num-processes", "2")
+    return finish([launch(program, 4, *argv, *together, "--process-id", str(number)) for number in range(2)])
+
+
+class Runs(NamedTuple):
+    one: Path  # by one process of eight devices
+    two: Path  # by two processes of four
+    printed: list[str]  # by each of the two
+    compiled: set[str]  # what was compiled until then
+
+
+@pytest.fixture(scope="module")
+def runs(small_world, tmp_path_factory):
+    """The folders of the same run."""
+    folder, argv = tmp_path_factory.mktemp("runs"), ("train.py", *arguments(small_world), *RUN, "--output")
+    one, two = folder / "one", folder / "two"
+    finish([launch(argv[0], 8, *argv[1:], str(one))])
+    return Runs(one, two, on_two(*argv, str(two)), compiled())
+
+
+def compiled():
+    return set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+
+
+def test_two_hosts_train_what_one_trains(runs):
+    """Sums are in another order; AdamW's first steps are signs of the gradient, so tiny ones may differ by a step."""
+    one, two = runs.one, runs.two
+    for name in (LORA_FILE, EMBEDDINGS_FILE):
+        first, second = (load_file(run / "adapter" / name) for run in (one, two))
+        assert first.keys() == second.keys()
+        for key in first:
+            assert np.abs(first[key] - second[key]).mean() <= 1e-5, key
+    logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert [row["step"] for row in logs[1]] == [1, 2, 3]  # written once
+    for first, second in zip(*logs, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+
+
+def test_two_hosts_measure_what_one_measures(runs):
+    """And the second of the two shows and writes nothing."""
+    first, second = (json.loads((run / "results.json").read_text()) for run in (runs.one, runs.two))
+    assert first["per_prompt"] == second["per_prompt"]
+    for name in ("before", "after"):
+        (path,) = (runs.one / "samples").glob(f"{name}-*.npz")
+        images = [np.load(run / "samples" / path.name)["images"].astype(int) for run in (runs.one, runs.two)]
+        assert np.abs(images[0] - images[1]).max() <= 1  # of 255
+    assert "subject recognised" in runs.printed[0] and runs.printed[1] == ""
+
+
+def test_a_run_of_two_hosts_goes_on_on_one(runs, small_world):
+    """The checkpoint is orbax's, of all hosts; it is restored onto whatever devices there are."""
+    more = ("--training.steps", "4", "--resume", "--output", str(runs.two))
+    finish([launch("train.py", 8, *arguments(small_world), *RUN, *more)])
+    steps = [json.loads(line)["step"] for line in (runs.two / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_what_was_compiled_once_is_not_compiled_again(runs, small_world, tmp_path):
+    argv = ("train.py", 8, *arguments(small_world), *RUN, "--output", str(tmp_path / "again"))
+    finish([launch(*argv)])
+    assert compiled() == runs.compiled
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--num-processes 2", "--coordinator is missing: --coordinator, --num-processes, --process-id go together"),
+        ("--coordinator here --num-processes 2 --process-id 0", "--coordinator = 'here' must be HOST:PORT"),
+        ("--coordinator a:1 --num-processes two --process-id 0", "--num-processes = 'two' must be a whole number"),
+        ("--coordinator a:1 --num-processes 2 --process-id 2", "--process-id = 2 must be below --num-processes = 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(options, message, mistake, tmp_path):
+    assert message in mistake(train_program.main, "--output", tmp_path / "run", *options.split())
+    assert message in mistake(eval_program.main, "--adapter", tmp_path, *options.split())
