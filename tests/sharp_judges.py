@@ -6,7 +6,8 @@ others, and rounding decides who is to become what.
 
 import torch
 import transformers
-from torch_references import TorchMobileNetV3, clip_pixels, dino_pixels, sfnet20
+
+from benchmarks.torch_networks import TorchMobileNetV3, clip_pixels, dino_pixels, sfnet20
 
 
 @torch.no_grad()

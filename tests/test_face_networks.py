@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import save_file
-from torch_references import TorchMobileNetV3, TorchSFNet, nchw, randomised, relative, tensors
 
+from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, nchw, randomised, relative, tensors
 from fairjax.convert.pickles import read_bank, read_pickle, read_state_dict
 from fairjax.convert.rules import from_torch, to_torch
 from fairjax.convert.vision import load_clip_vision, load_dinov2

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from torch_references import torch_align, torch_crop, umeyama
 
+from benchmarks.torch_networks import torch_align, torch_crop, umeyama
 from fairjax.faces.geometry import FALLBACK_MARGIN, MARGIN, TEMPLATE, align, crop, expand, similarity
 from fairjax.faces.semantics import CLIP, DINOV2, prepare
 

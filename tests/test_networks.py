@@ -12,8 +12,8 @@ import torch
 import transformers
 from diffusers import AutoencoderKL as TorchAutoencoder
 from diffusers import UNet2DConditionModel as TorchUNet
-from torch_references import TorchMobileNetV3, nchw, nhwc, randomised, relative, tensors
 
+from benchmarks.torch_networks import TorchMobileNetV3, nchw, nhwc, randomised, relative, tensors
 from fairjax.convert.rules import from_torch, to_torch
 from fairjax.models.clip import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from fairjax.models.functional import functional, num_params

@@ -1,8 +1,6 @@
 """The paper's experiments: each traces at Stable Diffusion's size, and runs through detector, crops and all losses."""
 
 import functools
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +9,10 @@ import pytest
 from rich.console import Console
 from small_models import CONFIGS, draw_over_photos, finetuning_of, over, photograph, small_config
 
+from benchmarks import full_size
 from fairjax import parallel
-from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
-from fairjax.diffusion.schedule import NoiseSchedule
-from fairjax.faces import detection, released
-from fairjax.faces.classifier import Classifier
-from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics
-from fairjax.faces.semantics import CLIP, DINOV2
-from fairjax.fairness import attributes as fairness
-from fairjax.models.blazeface import BlazeFace
-from fairjax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
-from fairjax.models.dinov2 import Dinov2Config, Dinov2Model
-from fairjax.models.functional import functional
-from fairjax.models.mobilenet import MobileNetV3Config
-from fairjax.models.sfnet import SFNet, SFNetConfig
-from fairjax.models.unet import UNet2DConditionModel, UNetConfig
-from fairjax.models.vae import AutoencoderKL, VAEConfig
-from fairjax.pipeline import Pipeline, solver_table
-from fairjax.portraits import recipe
 from fairjax.schema import load
-from fairjax.training import state as states
 from fairjax.training import step as steps
 from fairjax.training.plan import dry_run
 
@@ -63,104 +44,24 @@ def test_variants_of_an_experiment_differ_in_what_is_trained_alone():
 # Traced, not run: shapes in place of weights.
 
 
-class Sizes(NamedTuple):
-    """What the configurations of a published Stable Diffusion say that differs between the two."""
-
-    text: dict[str, Any]
-    unet: dict[str, Any]
-    scheduler: dict[str, Any]
-
-
-SD15 = Sizes(
-    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-     "hidden_act": "quick_gelu"},
-    {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-    {},
-)  # fmt: skip
-SD21 = Sizes(
-    {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
-     "hidden_act": "gelu"},
-    {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
-     "use_linear_projection": True},
-    {"prediction_type": "v_prediction"},
-)  # fmt: skip
-
-
-def full_size(sizes):
-    """A Stable Diffusion with shapes for parameters."""
-    tokens = {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 2}
-    text, unet = CLIPTextConfig.from_dict(tokens | sizes.text), UNetConfig.from_dict(sizes.unet)
-    vae = VAEConfig.from_dict(
-        {"block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
-         "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4}
-    )  # fmt: skip
-    networks = {
-        "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
-        "unet": functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs)),
-        "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs)),
-    }
-    side = unet.sample_size
-    return Pipeline(
-        **networks, tokenizer=None, schedule=NoiseSchedule.from_dict(recipe.SCHEDULER | sizes.scheduler),
-        scaling_factor=0.18215, latent_shape=(side, side, 4), image_size=(8 * side, 8 * side),
-        params={name: network.abstract for name, network in networks.items()}, folder=Path(),
-    )  # fmt: skip
-
-
-@functools.cache
-def full_size_judges():
-    h14 = CLIPVisionConfig.from_dict(
-        {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
-         "image_size": 224, "patch_size": 14, "projection_dim": 1024, "hidden_act": "gelu"}
-    )  # fmt: skip
-    b14 = Dinov2Config.from_dict({"image_size": 518, "patch_size": 14})
-    detector = detection.Detector(functional(lambda rngs: BlazeFace(rngs=rngs)))
-    classifier = Classifier.make(MobileNetV3Config.large(8), released.HEADS, 224)
-    clip = functional(lambda rngs: CLIPVisionModel(h14, rngs=rngs))
-    dino = functional(lambda rngs: Dinov2Model(b14, rngs=rngs))
-    face = functional(lambda rngs: SFNet(SFNetConfig(), rngs=rngs))
-    params = {
-        "judge": {"locator": detector.network.abstract, "classifiers": [classifier.network.abstract]},
-        "semantics": [clip.abstract, dino.abstract],
-        "face": face.abstract,
-        "bank": {"embeddings": jax.ShapeDtypeStruct((10_000, 512), jnp.float32)},
-    }
-    judge = Judge(detector, (classifier,), 0.5)
-    meaning = (Semantics(clip, CLIP, 224), Semantics(dino, DINOV2, 224))
-    return Judges(judge, meaning, FaceEmbedding(face, 112, aligned=True), params)
-
-
-def check_trace(config, pipeline, judges):
-    adapter, training, names = config.adapter, config.training, config.target.attributes
-    weights = fairness.cost_weights(config.target.cost_weights, names, judges.judge.attributes)
-    program = steps.program(steps.Step(pipeline, judges, names, weights, training, config.loss), parallel.mesh(8))
-    key = jax.random.key(0)
-    state = jax.eval_shape(
-        lambda params: states.initial(
-            bundles.init(adapter.kinds, params, adapter.rank, adapter.num_tokens, key), training
-        ),
-        pipeline.params,
-    )
-    frozen = steps.Frozen(pipeline.params, judges.params, solver_table(pipeline.schedule, training.num_steps[1]))
-    ids = [jax.ShapeDtypeStruct((rows, 77), jnp.int32) for rows in (1, 1, 1, 1)]
-    cells = np.prod([len(released.HEADS[name]) for name in names])
-    batch = steps.Batch(*ids, jax.ShapeDtypeStruct((1, cells), jnp.float32), jnp.int32(20), key)
-    after, scalars, images = jax.eval_shape(program, state, frozen, batch)
-    assert images.shape == (training.images_per_prompt, *pipeline.image_size, 3)
+def check_trace(config, sizes):
+    step, state, frozen, batch = full_size.training_step(config, sizes)
+    after, scalars, images = jax.eval_shape(steps.program(step, parallel.mesh(8)), state, frozen, batch)
+    assert images.shape == (config.training.images_per_prompt, *step.pipeline.image_size, 3)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert scalars["loss"].shape == ()
 
 
 @EVERY_EXPERIMENT
 def test_the_training_step_traces_at_full_size_on_eight_devices(path):
-    check_trace(load(Experiment, path, {}), full_size(SD15), full_size_judges())
+    check_trace(load(Experiment, path, {}), full_size.SD15)
 
 
 @pytest.mark.slow
 def test_stable_diffusion_2_1_runs_by_its_name_alone():
     """Other text encoder, heads, projections, prediction and size; the experiment is the same."""
     path = next(path for path in CONFIGS if path.stem == "exp4-gender-race-age-both")
-    check_trace(load(Experiment, path, {}), full_size(SD21), full_size_judges())
+    check_trace(load(Experiment, path, {}), full_size.SD21)
 
 
 # Run, at reduced width.

@@ -1,4 +1,4 @@
-"""What the tests compare with in PyTorch: networks that no installed package has, and how faces are cut out there."""
+"""What is compared with in PyTorch: networks that no installed package has, and how faces are cut out there."""
 
 import numpy as np
 import torch
@@ -64,6 +64,12 @@ class TorchMobileNetV3(torch.nn.Module):
             return x + self.block(x) if self.adds else self.block(x)
 
     @staticmethod
+    def quarter(channels):
+        """In multiples of eight, and at most a tenth less."""
+        nearest = max(8, int(channels / 4 + 4) // 8 * 8)
+        return nearest + 8 if nearest < 0.9 * channels / 4 else nearest
+
+    @staticmethod
     def convolution(inputs, outputs, kernel, stride=1, groups=1, activation=None):
         layers = [
             torch.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
@@ -71,26 +77,26 @@ class TorchMobileNetV3(torch.nn.Module):
         ]
         return torch.nn.Sequential(*layers, *([activation()] if activation else []))
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes, table=TABLE, last=1280):
         super().__init__()
         kinds = {"RE": torch.nn.ReLU, "HS": torch.nn.Hardswish}
-        squeezed = {72: 24, 120: 32, 480: 120, 672: 168, 960: 240}  # a quarter, in multiples of eight
         features, inputs = [self.convolution(3, 16, 3, 2, activation=torch.nn.Hardswish)], 16
-        for kernel, expanded, outputs, squeeze, kind, stride in self.TABLE:
+        for kernel, expanded, outputs, squeeze, kind, stride in table:
             layers = []
             if expanded != inputs:
                 layers.append(self.convolution(inputs, expanded, 1, activation=kinds[kind]))
             layers.append(self.convolution(expanded, expanded, kernel, stride, expanded, kinds[kind]))
             if squeeze:
-                layers.append(self.Squeeze(expanded, squeezed[expanded]))
+                layers.append(self.Squeeze(expanded, self.quarter(expanded)))
             layers.append(self.convolution(expanded, outputs, 1))
             features.append(self.Block(layers, stride == 1 and inputs == outputs))
             inputs = outputs
-        features.append(self.convolution(160, 960, 1, activation=torch.nn.Hardswish))
+        features.append(self.convolution(inputs, 6 * inputs, 1, activation=torch.nn.Hardswish))
         self.features = torch.nn.Sequential(*features)
         self.classifier = torch.nn.Sequential(
-            torch.nn.Linear(960, 1280), torch.nn.Hardswish(), torch.nn.Dropout(0.0), torch.nn.Linear(1280, num_classes)
-        )
+            torch.nn.Linear(6 * inputs, last), torch.nn.Hardswish(), torch.nn.Dropout(0.0),
+            torch.nn.Linear(last, num_classes),
+        )  # fmt: skip
 
     def forward(self, x):
         return self.classifier(self.features(x).mean((2, 3)))

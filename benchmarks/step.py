@@ -1,0 +1,217 @@
+"""A training step and a sampling, fairjax and PyTorch side by side in one run.
+
+    python -m benchmarks.step --model portraits --device cpu
+    python -m benchmarks.step --model sd15 --device gpu --rounds 10
+
+The opponent is `benchmarks/reference_torch.py`, the original's step written to be fast. Both take the same models,
+prompt, noise, solver steps and losses, and take turns; what counts is the median over the rounds. Before anything is
+timed, their losses and gradients are compared. On an accelerator both compute in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import models, reference_torch
+from benchmarks.torch_networks import nchw, nhwc
+from fairjax import parallel
+from fairjax.config import Experiment
+from fairjax.pipeline import image_keys
+from fairjax.schema import load
+from fairjax.training import step as steps
+from fairjax.training.finetuning import Finetuning
+
+CONFIGS = {
+    "portraits": ("configs/portraits/gender.yaml", 16, 6),
+    "sd15": ("configs/sd15/exp4-gender-race-age-both.yaml", 40, 21),
+}
+"""By model: whose losses, how many images, how many solver steps."""
+
+PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
+"""Published dense bfloat16 FLOP/s."""
+
+
+class Side(NamedTuple):
+    name: str
+    run: Callable[[], Any]  # returns when it is done
+
+
+def ours(fields: dict[str, Any], path: str, device: str) -> Finetuning:
+    return Finetuning(load(Experiment, Path(path), fields), parallel.mesh())
+
+
+def theirs(finetuning: Finetuning, device: str, dtype: torch.dtype) -> reference_torch.TorchStep:
+    """The same finetuning's networks in PyTorch; where faces are is fixed."""
+    config, names = finetuning.config, finetuning.target.attributes
+    locator = finetuning.judges.judge.locator
+    sizes = {a.name: len(a.classes) for name in names for a in finetuning.attributes if a.name == name}
+    cells = finetuning._distributions[finetuning.subjects.trained[0]]
+    assign = reference_torch.by_emd(np.asarray(cells, np.float64), sizes, config.loss.threshold, 500)
+
+    def locate(images: torch.Tensor) -> reference_torch.Faces:
+        n, _, height, width = images.shape
+        faces = jax.device_get(locator.locate({}, jnp.zeros((n, height, width, 3))))
+        return reference_torch.Faces(faces.boxes, faces.landmarks, np.array(faces.has_face))
+
+    torch_device = "cuda" if device == "gpu" else "cpu"
+    return reference_torch.read(finetuning, locate, assign, torch_device, dtype)
+
+
+def compare(sides: list[Side], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side, in turn, `rounds` times."""
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    for side in sides:  # compiles, or warms up
+        side.run()
+    for _ in range(rounds):
+        for side in sides:
+            start = time.perf_counter()
+            side.run()
+            times[side.name].append(time.perf_counter() - start)
+    return times
+
+
+def agreement(state: Any, result: Any, taken: reference_torch.Taken, first_beta: float) -> str:
+    """How far the two sides' losses and gradients are apart, in a first step."""
+    after, scalars, _ = result
+    (moments,) = (
+        leaf.mu
+        for leaf in jax.tree.leaves(after.optimizer, is_leaf=lambda leaf: hasattr(leaf, "mu"))
+        if hasattr(leaf, "mu")
+    )
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    a = flat(jax.device_get(moments)) / (1 - first_beta)
+    b = flat(jax.tree.map(lambda leaf: leaf.cpu().numpy(), taken.gradient))
+    loss = abs(float(scalars["loss"]) / taken.loss - 1)
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    return f"loss {loss:.1e} apart, gradient {np.linalg.norm(a - b) / np.linalg.norm(b):.1e} (cosine {cosine:.6f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=tuple(CONFIGS), default="portraits")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, help="in a step, of one prompt (default: 16, and 40 for sd15)")
+    parser.add_argument("--steps", type=int, help="of the solver (default: 6, and 21 for sd15)")
+    parser.add_argument("--microbatch", type=int, help="(image, step) pairs that fairjax differentiates at a time")
+    parser.add_argument("--minibatch", type=int, help="images that PyTorch differentiates at a time")
+    parser.add_argument("--work", type=Path, help="where the models of sd15 are written, and found again")
+    options = parser.parse_args()
+    path, images, num_steps = CONFIGS[options.model]
+    images, num_steps = options.images or images, options.steps or num_steps
+    minibatch = options.minibatch or (images if options.model == "portraits" else 4)
+    parallel.prepare()
+    console, precise = Console(), options.device == "cpu"
+    work = options.work or Path(tempfile.mkdtemp(prefix="fairjax-models-"))
+    fields: dict[str, Any] = models.write(work) if options.model == "sd15" else {}
+    fields |= {
+        "training.prompts_per_step": 1, "training.images_per_prompt": images, "training.num_steps": (num_steps,) * 2,
+        "training.precision": "float32" if precise else "bfloat16", "training.microbatch": options.microbatch,
+    }  # fmt: skip
+    whole = ours(fields | {"training.grad_steps": None}, path, options.device)
+    half = ours(fields | {"training.grad_steps": max(1, num_steps // 2)}, path, options.device)
+    state = whole.initial()
+    batch, _ = whole.batch(0, state.bundle)
+    torch_step = theirs(whole, options.device, torch.float32 if precise else torch.bfloat16)
+    device = torch_step.device
+    rows = jnp.stack([jnp.zeros(images, int), jnp.arange(images)], axis=1)
+    start = whole.pipeline.noise(image_keys(jax.random.fold_in(batch.key, steps.NOISE), rows))
+    noise = nchw(np.array(start)).to(device)
+    bundle = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf), device=device), state.bundle)
+    ids = np.concatenate([batch.empty, batch.ids])
+
+    def by_torch() -> reference_torch.Taken:
+        taken = torch_step(bundle, ids, noise, num_steps, minibatch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return taken
+
+    def by_us(finetuning: Finetuning) -> Callable[[], Any]:
+        return lambda: jax.block_until_ready(finetuning._program(state, finetuning._frozen, batch))
+
+    console.print(f"{options.model}, {images} images, {num_steps} solver steps, {path}", highlight=False)
+    console.print(f"fairjax on {len(jax.devices())} x {jax.devices()[0].device_kind}, PyTorch on {device}, "
+                  f"{torch.get_num_threads()} threads", highlight=False)  # fmt: skip
+    whole_run = by_us(whole)
+    apart = agreement(state, whole_run(), by_torch(), whole.config.training.betas[0])
+    console.print(f"the two sides: {apart}", highlight=False)
+    times = compare(
+        [
+            Side("PyTorch: step", by_torch),
+            Side("fairjax: step", whole_run),
+            Side("fairjax: step, half of the gradient's terms", by_us(half)),
+            *_sampling(whole, torch_step, batch, noise, num_steps, images),
+        ],
+        options.rounds,
+    )
+    _report(console, times, images)
+    _memory(console, whole, state, batch)
+
+
+def _sampling(finetuning, torch_step, batch, noise, num_steps, images) -> list[Side]:
+    """Images alone, decoded, by the frozen model."""
+    config, pipeline = finetuning.config, finetuning.pipeline
+    replicated, spread = parallel.REPLICATED, parallel.SPREAD
+
+    def draw(frozen, ids, empty, noise):
+        own = jnp.zeros(len(noise), int)
+        how = (frozen.table, num_steps, config.training.guidance_scale)
+        return pipeline.sample(frozen.pipeline, {}, ids, empty, own, noise, *how)
+
+    program = parallel.spread(draw, finetuning.mesh, (replicated,) * 3 + (spread,), spread)
+    start = parallel.share_out(nhwc(noise.cpu()), finetuning.mesh)
+    ids = np.concatenate([batch.plain_empty, batch.plain_ids])
+
+    def by_torch() -> torch.Tensor:
+        with torch.no_grad():
+            return torch_step._draw({}, torch_step._encode({}, ids), noise, num_steps).cpu()
+
+    def by_us() -> jax.Array:
+        return jax.block_until_ready(program(finetuning._frozen, batch.plain_ids, batch.plain_empty, start))
+
+    return [Side("diffusers: sampling", by_torch), Side("fairjax: sampling", by_us)]
+
+
+def _report(console: Console, times: dict[str, list[float]], images: int) -> None:
+    table = Table(title="median seconds; ratio: PyTorch's time over ours", title_justify="left")
+    for name in ("", "seconds", "from", "to", "images/s", "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    opponent = None
+    for name, values in times.items():
+        median = statistics.median(values)
+        opponent = opponent if name.startswith("fairjax") else median
+        ratio = f"{opponent / median:.2f}" if name.startswith("fairjax") else ""
+        cells = (f"{median:.3f}", f"{min(values):.3f}", f"{max(values):.3f}", f"{images / median:.1f}", ratio)
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def _memory(console: Console, finetuning: Finetuning, state: Any, batch: Any) -> None:
+    memory = finetuning.compiled(state, batch).memory_analysis()
+    device = jax.local_devices()[0]
+    told = f"fairjax: {memory.argument_size_in_bytes / 2**30:.2f} GiB of models and state a device, "
+    told += f"{memory.temp_size_in_bytes / 2**30:.2f} GiB while a step runs"
+    if torch.cuda.is_available():
+        told += f"; PyTorch: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at the peak"
+    console.print(told, highlight=False)
+    peak = next((value for name, value in PEAK.items() if device.device_kind.startswith(name)), None)
+    if peak:
+        flops = finetuning.compiled(state, batch).cost_analysis().get("flops")
+        console.print(f"the compiler counts {flops:.3g} FLOPs in a pass through each loop; peak {peak:.3g} a second")
+
+
+if __name__ == "__main__":
+    main()
