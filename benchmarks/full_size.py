@@ -131,7 +131,7 @@ def training_step(config: Experiment, sizes: Sizes = SD15) -> Traced:
     params = jax.eval_shape(lambda params: model.compact(params, but=adapter.kinds), model.params)
     frozen = steps.Frozen(params, judging.params, solver_table(model.schedule, training.num_steps[1]))
     prompts = training.prompts_per_step
-    ids = [jax.ShapeDtypeStruct((rows, 77), jnp.int32) for rows in (prompts, 1, prompts, 1)]
+    ids = [jax.ShapeDtypeStruct((rows, 77), jnp.int32) for rows in (prompts, prompts, 1)]
     cells = int(np.prod([len(released.HEADS[name]) for name in names]))
     wished = jax.ShapeDtypeStruct((prompts, cells), jnp.float32)
     batch = steps.Batch(*ids, wished, jnp.int32(training.num_steps[1]), key)

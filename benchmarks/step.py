@@ -173,14 +173,14 @@ def _sampling(finetuning, torch_step, batch, noise, num_steps, images) -> list[S
 
     program = parallel.spread(draw, finetuning.mesh, (replicated,) * 3 + (spread,), spread)
     start = parallel.share_out(nhwc(noise.cpu()), finetuning.mesh)
-    ids = np.concatenate([batch.plain_empty, batch.plain_ids])
+    ids = np.concatenate([batch.empty, batch.plain_ids])
 
     def by_torch() -> torch.Tensor:
         with torch.no_grad():
             return torch_step._draw({}, torch_step._encode({}, ids), noise, num_steps).cpu()
 
     def by_us() -> jax.Array:
-        return jax.block_until_ready(program(finetuning._frozen, batch.plain_ids, batch.plain_empty, start))
+        return jax.block_until_ready(program(finetuning._frozen, batch.plain_ids, batch.empty, start))
 
     return [Side("diffusers: sampling", by_torch), Side("fairjax: sampling", by_us)]
 

@@ -236,7 +236,7 @@ class Pipeline:
         """
         bundle, mesh = bundle or {}, parallel.mesh()
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
-        ids, empty = self.token_ids(prompts, bundle), self.token_ids([""], bundle)
+        ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
         rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
         program = _generation(self, mesh, guidance_scale)
         always = (empty, jax.random.key(seed), solver_table(self.schedule, rows, solver), np.int32(num_steps))

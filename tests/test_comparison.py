@@ -1,6 +1,7 @@
 """The results of a comparison, by hand; and what the marked grid shows where."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -50,6 +51,7 @@ SEEN = Seen(
     },
     np.array([[True, True, True, True], [True, True, True, False]]),
     np.array([[0, 0, 0, 1], [1, 1, 1, 1]]),
+    np.tile(np.array([2.0, 1.0, 6.0, 7.0]), (2, 4, 1)),
 )
 
 
@@ -70,16 +72,23 @@ def test_the_results_are_what_counting_gives(comparison):
 
 
 def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(comparison, capsys):
-    comparison.measured = {"before": Measured(np.zeros((2, 4, 64, 64, 3), np.uint8), SEEN)}
+    comparison.measured = dict.fromkeys(("before", "after"), Measured(np.zeros((2, 4, 64, 64, 3), np.uint8), SEEN))
     comparison.finish(Console(width=120), {"steps": 3})
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
-    assert ["gender", "*", "0.38", "0.50", "0.33"] in rows  # 4 images: |b - 2| / 2 on average
-    assert ["age", "0.38", "1.00", "0.33"] in rows  # no star: even is not what is wished
-    assert ["age:", "distance", "to", "the", "target", "*", "0.16", "0.25", "0.67"] in rows
+    assert ["gender", "*", "0.38", "0.50", "0.50", "0.33", "0.33"] in rows  # 4 images: |b - 2| / 2 on average
+    assert ["age", "0.38", "1.00", "1.00", "0.33", "0.33"] in rows  # no star: even is not what is wished
+    assert ["age:", "distance", "to", "the", "target", "*", "0.16", "0.25", "0.25", "0.67", "0.67"] in rows
+    below_gender = rows[rows.index(["gender", "*", "0.38", "0.50", "0.50", "0.33", "0.33"]) + 1]
+    assert len(below_gender) == 4 and all(re.fullmatch(r"\d\.\d\d–\d\.\d\d", cell) for cell in below_gender)
     results = json.loads((comparison.folder / "results.json").read_text())
     assert results["steps"] == 3 and results["model"] == "portraits"
     assert results["fair_floor"]["gender x age"] == pytest.approx(fair_floor(4, 4))
     assert results["per_prompt"][1]["before"]["gender"]["bias"] == pytest.approx(1 / 3)
+    assert results["targets"]["age"] == pytest.approx({"young": (0.75 + 1) / 2, "old": 0.125})
+    low, high = results["before"]["trained"]["gender"]["bias_interval"]
+    assert low < 0.5 < high and results["before"]["trained"]["gender"]["bias_without_floor"] < 0.5
+    page = (comparison.folder / "report.html").read_text()
+    assert "a pilot (held out)" in page and page.count("<img") == 2 * 2 * 4
 
 
 class Painter:

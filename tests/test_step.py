@@ -263,7 +263,8 @@ class Both(NamedTuple):
 @pytest.fixture(scope="module")
 def both(case, chain, eyes):
     pipeline, (look, pull_back) = case.finetuning.pipeline, eyes
-    ids, plain_ids = pipeline.token_ids(["", *case.texts], case.state.bundle), pipeline.token_ids(["", *case.texts])
+    plain_ids = pipeline.token_ids(["", *case.texts])
+    ids = np.concatenate([plain_ids[:1], pipeline.token_ids(case.texts, case.state.bundle)])  # not in the empty prompt
     nothing = np.zeros((PROMPTS * IMAGES, 64, 64, 3), np.float32)
     images, _ = chain(case.state.bundle, ids, nothing)
     # LoRA whose `up` is zero, and no soft tokens in the prompt: the frozen model, by the same program.

@@ -1,8 +1,8 @@
 """Adapters as files that diffusers reads, and the formats in which others wrote theirs.
 
 LoRA is written as diffusers' `save_lora_weights` does (`unet.<module>.lora_A.weight`, with rank and alpha in
-the file's metadata) and read in that format, in diffusers' older ones, and as peft writes it. A soft prompt
-is a textual inversion of several vectors under one token: `load_textual_inversion`, "<fair> a photo ...".
+the file's metadata) or under kohya's names, and read in these formats, in diffusers' older ones, and as peft writes it.
+A soft prompt is a textual inversion of several vectors under one token: `load_textual_inversion`, "<fair> a photo ...".
 
     down [in, rank] <-> lora_A.weight [rank, in]          up [rank, out] <-> lora_B.weight [out, rank]
 """
@@ -21,6 +21,8 @@ from safetensors.numpy import save_file
 
 from fairjax.adapters import lora
 from fairjax.adapters.soft_prompt import SoftPrompt
+from fairjax.convert import kohya
+from fairjax.convert.pickles import read_state_dict
 from fairjax.models.functional import Params
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -30,6 +32,8 @@ _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # diffusers' key in the header of a safetensors file
 _TEXT_MODEL = "text_model."  # in every published file; newer transformers have dropped it from the module names
 _MOST_LISTED = 4
+PICKLES = (".pt", ".pth")
+_TOKEN_EMBEDDING = "token_embedding.weight"
 
 
 class Lora(NamedTuple):
@@ -54,12 +58,15 @@ _FORMATS = (
 _FACTORS = {"A": "down", "B": "up"}
 
 
-def save_lora(path: str | Path, networks: Mapping[str, Params], loras: Mapping[str, Lora]) -> None:
+def save_lora(
+    path: str | Path, networks: Mapping[str, Params], loras: Mapping[str, Lora], names: str = "diffusers"
+) -> None:
     """Writes adapters as one file for `StableDiffusionPipeline.load_lora_weights`.
 
     Args:
         networks: by component (`text_encoder`, `unet`), the parameter tree that it adapts; abstract will do.
         loras: by component, what to write.
+        names: "diffusers", or "kohya" for AUTOMATIC1111 and ComfyUI.
     """
     tensors, metadata = {}, {}
     for component, (adapter, scale) in loras.items():
@@ -71,11 +78,18 @@ def save_lora(path: str | Path, networks: Mapping[str, Params], loras: Mapping[s
             tensors[f"{name}.lora_A.weight"] = _to_torch(factors["down"], window)
             tensors[f"{name}.lora_B.weight"] = _to_torch(factors["up"], window)
         metadata |= {f"{component}.{key}": value for key, value in _peft_config(adapter, scale).items()}
-    save_file(tensors, path, metadata={"format": "pt", _METADATA: json.dumps(metadata, sort_keys=True)})
+    header = {"format": "pt"}
+    if names == "kohya":
+        tensors = kohya.to_kohya(tensors, {component: scale for component, (_, scale) in loras.items()})
+    else:
+        header[_METADATA] = json.dumps(metadata, sort_keys=True)
+    save_file(tensors, path, metadata=header)
 
 
 def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lora]:
     """Reads a LoRA file, or a folder that diffusers or peft wrote, as float32 adapters by component.
+
+    Pickles (.pt, .pth), such as the paper's authors released, are read by PyTorch's weights-only unpickler.
 
     Args:
         networks: by component, the parameter tree that the file may adapt; abstract will do.
@@ -88,7 +102,7 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
     file, configs = path, {}
     if path.is_dir():
         file = next((path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE)
-    tensors, metadata = _read(file)
+    tensors, metadata = (read_state_dict(file), {}) if file.suffix in PICKLES else _read(file)
     if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
         configs = {"": json.loads(config.read_text(encoding="utf-8"))}
     elif _METADATA in metadata:
@@ -115,6 +129,7 @@ def lora_from_torch(
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     problems, others = [], set()
+    tensors = kohya.from_kohya(tensors, networks)
     for name, tensor in tensors.items():
         if (parsed := _parse(name, networks)) is None:
             problems.append(f"{name} is not of a known LoRA format")
@@ -256,15 +271,32 @@ def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN
     save_file({token: np.ascontiguousarray(soft["embedding"])}, path, metadata={"format": "pt"})
 
 
+def is_soft_prompt(path: Path) -> bool:
+    """Whether a file holds soft tokens, and no LoRA: one tensor, or the embedding of tokens.
+
+    Raises:
+        ValueError, OSError: one line, where it cannot be read.
+    """
+    names = read_state_dict(path) if path.suffix in PICKLES else _read(path)[0]
+    return len(names) == 1 or any(name.endswith(_TOKEN_EMBEDDING) for name in names)
+
+
 def load_soft_prompt(path: str | Path) -> tuple[str, SoftPrompt]:
     """Reads a textual inversion: its token and its vectors, in float32.
+
+    Of a pickle (.pt, .pth), the prefix that the paper's authors released: the rows of its token embedding, of which
+    the first is zero and stands for all other words.
 
     Raises:
         ValueError: in one line, if the file holds anything but one vector or one list of vectors.
         OSError: if there is no such file.
     """
     path = Path(path)
-    tensors, _ = _read(path)
+    if path.suffix in PICKLES:
+        rows = next((t for name, t in read_state_dict(path).items() if name.endswith(_TOKEN_EMBEDDING)), None)
+        tensors = {} if rows is None else {SOFT_TOKEN: rows[1:] if rows.ndim == 2 and not rows[:1].any() else rows}
+    else:
+        tensors, _ = _read(path)
     if len(tensors) != 1:
         raise ValueError(f"{path}: a textual inversion holds one tensor; this file holds {len(tensors)}")
     ((token, tensor),) = tensors.items()

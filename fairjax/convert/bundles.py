@@ -1,49 +1,117 @@
-"""Adapter folders: what a finetuning leaves, as the PyTorch world reads it.
+"""Adapters as folders and files of the PyTorch world: what a finetuning leaves, and what others left.
 
 pytorch_lora_weights.safetensors    LoRA of the text encoder and the UNet, for `load_lora_weights`
 learned_embeds.safetensors          soft prompt tokens, for `load_textual_inversion`
+README.md                           what it is, as a model card
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import ADAPTER
-from fairjax.convert import adapters
+from fairjax.convert import adapters, folders
 from fairjax.pipeline import Pipeline
 
 
 def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: Path) -> None:
     """Writes the bundle's parts into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    networks = {"text_encoder": pipeline.text_encoder.abstract, "unet": pipeline.unet.abstract}
-    loras = {kind: adapters.Lora(bundle[kind], 1.0) for kind in networks if kind in bundle}
-    if loras:
-        adapters.save_lora(folder / adapters.LORA_FILE, networks, loras)
+    if loras := _loras(bundle):
+        adapters.save_lora(folder / adapters.LORA_FILE, _networks(pipeline), loras)
     if "soft_prompt" in bundle:
         adapters.save_soft_prompt(folder / adapters.EMBEDDINGS_FILE, bundle["soft_prompt"])
 
 
-def load_adapter(folder: str | Path, pipeline: Pipeline) -> Bundle:
-    """Reads an adapter folder, a run folder that has one in it, or a LoRA file from diffusers or PEFT.
+def save_kohya(bundle: Bundle, pipeline: Pipeline, path: Path) -> None:
+    """Writes a LoRA under kohya's names, which AUTOMATIC1111 and ComfyUI read.
+
+    Raises:
+        ValueError: one line, where there is no LoRA in the bundle, or soft tokens besides.
+    """
+    if "soft_prompt" in bundle:
+        raise ValueError("soft tokens have no place in kohya's format: write them with --to diffusers")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    adapters.save_lora(path, _networks(pipeline), _loras(bundle), names="kohya")
+
+
+def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any = np.float32) -> None:
+    """Writes the whole pipeline with the bundle merged in, as a folder that diffusers reads.
+
+    Soft tokens become words of its tokenizer: prompts must begin with the first of them, `<fair>`.
+    """
+    shutil.copytree(pipeline.folder, folder, ignore=_but_components, dirs_exist_ok=True)
+    merged = bundles.merge(pipeline.params, bundle)
+    for name, stem in (("text_encoder", "model"), ("unet", folders.WEIGHTS), ("vae", folders.WEIGHTS)):
+        fields = folders.read_json(pipeline.folder / name / "config.json")
+        if name == "text_encoder":
+            fields["vocab_size"] = int(soft_prompt.token_embedding(merged[name]).shape[0])
+        folders.write_json(folder / name / "config.json", fields)
+        folders.save(merged[name], folder / name, stem, dtype)
+    if count := bundles.num_tokens(bundle):
+        tokenizer = type(pipeline.tokenizer).from_pretrained(pipeline.folder / "tokenizer")
+        tokenizer.add_tokens([adapters.SOFT_TOKEN, *(f"{adapters.SOFT_TOKEN}_{i}" for i in range(1, count))])
+        tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def _but_components(folder: str, names: list[str]) -> list[str]:
+    """Of a pipeline's folder, what is written anew, or is no part of it: all but its index, scheduler and tokenizer."""
+    inside = Path(folder).name in ("scheduler", "tokenizer")
+    return [] if inside else [name for name in names if name not in ("model_index.json", "scheduler", "tokenizer")]
+
+
+def load_adapters(sources: Sequence[str | Path], pipeline: Pipeline) -> Bundle:
+    """Reads several adapters as one, such as LoRA of the text encoder and of the UNet from two files.
+
+    Raises:
+        ValueError, OSError: as `load_adapter`, and where two of them are of one kind.
+    """
+    bundle: Bundle = {}
+    for source in sources:
+        found = load_adapter(source, pipeline)
+        if twice := sorted(set(found) & set(bundle)):
+            raise ValueError(f"{source} holds a second {twice[0]} adapter: name each kind once")
+        bundle |= found
+    return bundle
+
+
+def load_adapter(source: str | Path, pipeline: Pipeline) -> Bundle:
+    """Reads an adapter folder, a run folder that has one in it, or a file.
+
+    Files are LoRA from diffusers, PEFT or kohya, textual inversions, and what the paper's authors released (.pth).
 
     Raises:
         ValueError, OSError: one line, where nothing is there or it was made for another model.
     """
-    path = Path(folder)
+    path = Path(source)
     if (path / ADAPTER).is_dir():
         path = path / ADAPTER
-    networks = {"text_encoder": pipeline.text_encoder.abstract, "unet": pipeline.unet.abstract}
     bundle: Bundle = {}
-    embeddings = path / adapters.EMBEDDINGS_FILE
-    if embeddings.is_file():
+    embeddings = path if path.is_file() else path / adapters.EMBEDDINGS_FILE
+    if embeddings.is_file() and adapters.is_soft_prompt(embeddings):
         bundle["soft_prompt"] = _load_soft_prompt(embeddings, pipeline)
+        if path.is_file():
+            return bundle
     if not bundle or (path / adapters.LORA_FILE).is_file():
-        for kind, (factors, scale) in adapters.load_lora(path, networks).items():
+        for kind, (factors, scale) in adapters.load_lora(path, _networks(pipeline)).items():
             bundle[kind] = {module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()}
     return bundle
+
+
+def _networks(pipeline: Pipeline) -> dict[str, Any]:
+    return {"text_encoder": pipeline.text_encoder.abstract, "unet": pipeline.unet.abstract}
+
+
+def _loras(bundle: Bundle) -> dict[str, adapters.Lora]:
+    return {kind: adapters.Lora(bundle[kind], 1.0) for kind in ("text_encoder", "unet") if kind in bundle}
 
 
 def _load_soft_prompt(path: Path, pipeline: Pipeline) -> soft_prompt.SoftPrompt:

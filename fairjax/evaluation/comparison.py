@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import parallel
+from fairjax import parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
-from fairjax.evaluation import grid, scores
+from fairjax.evaluation import grid, report, scores
 from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.scores import Names, Scoring
 from fairjax.faces.judges import RECOGNITION, Judge
@@ -28,6 +30,9 @@ from fairjax.prompts import Prompt
 
 _SHOWN, _COLUMNS = 4, 8
 """How many prompts of each kind the picture shows, and how many images of each."""
+
+_IN_REPORT = 16
+"""How many images of each of these the report shows, spread over all that were made."""
 
 _KINDS = {"trained": False, "held_out": True}
 """Kinds of prompts: whether they were held out of the finetuning."""
@@ -56,6 +61,7 @@ class Comparison:
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
+        self.digest = ""  # of the adapter that was measured last
 
     @property
     def num_images(self) -> int:
@@ -64,9 +70,10 @@ class Comparison:
     def measure(self, name: str, bundle: Bundle, on_batch: Callable[[int], None]) -> Measured:
         """Generates and scores, `name` being "before" or "after"; a few prompts at a time, each kept when done."""
         section, parts = self.config.evaluation, []
+        self.digest = _digest(bundle)
         together = max(1, section.batch_size // section.images_per_prompt)
         made_by = {
-            "model": self.config.model, "adapter": _digest(bundle), "seed": section.seed,
+            "model": self.config.model, "adapter": self.digest, "seed": section.seed,
             "num_steps": section.num_steps, "guidance_scale": self._guidance_scale, "solver": self._solver,
             "images_per_prompt": section.images_per_prompt,
         }  # fmt: skip
@@ -118,6 +125,9 @@ class Comparison:
             "num_steps": section.num_steps,
             "guidance_scale": self._guidance_scale,
             "solver": self._solver,
+            "adapter_digest": self.digest,
+            "targets": self._targets(),
+            "versions": {name: metadata.version(name) for name in ("fairjax", "jax", "flax", "numpy")},
             "fair_floor": {
                 " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
                 for names in self.scoring.counted()
@@ -126,10 +136,11 @@ class Comparison:
         if parallel.is_first():
             (self.folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
             self._picture().save(self.folder / "before_after.png")
+            self._report(results)
         console.print(self.table(results))
         console.print(
             f"{section.images_per_prompt} images a prompt; 'fair' is what an exactly fair model measures on average.\n"
-            f"Results, adapter and pictures are in {self.folder}",
+            f"Results, adapter and pictures are in {self.folder}; report.html there shows all of it",
             highlight=False,
         )
         return results
@@ -145,11 +156,16 @@ class Comparison:
         ]  # fmt: skip
 
     def _means(self, by_prompt: list[dict[str, Any]]) -> dict[str, Any]:
-        """Per kind of prompt, the means over prompts."""
-        return {
-            kind: scores.mean([e for e, p in zip(by_prompt, self.prompts, strict=True) if p.held_out == _KINDS[kind]])
-            for kind in self.kinds
-        }
+        """Per kind of prompt, the means over prompts, and their intervals."""
+        means = {}
+        for kind in self.kinds:
+            rows = [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
+            entries = [by_prompt[row] for row in rows]
+            means[kind] = scores.mean(entries)
+            num_images = self.config.evaluation.images_per_prompt
+            for key, interval in scores.intervals(self.scoring, entries, self.wished[rows], num_images).items():
+                means[kind][key] |= interval
+        return means
 
     def _recognised(self, seen: Seen) -> np.ndarray | None:
         """[p, n] whether the picture shows the subject; None where the classifier knows no such things."""
@@ -174,12 +190,15 @@ class Comparison:
         columns = [results[name][kind] for kind in self.kinds for name in self.measured]
         keys = {" x ".join(names): self._even(names) for names in self.scoring.counted()}
         for key, even in keys.items():
-            values = (_shown(column[key]["bias"]) for column in columns)
+            values = (_shown(column[key]["bias"], column[key].get("bias_interval")) for column in columns)
             table.add_row(key + " *" * (even is True), _shown(results["fair_floor"][key]), *values)
         if any(even is False for even in keys.values()):
             table.add_section()
         for key in (key for key, even in keys.items() if even is False):
-            values = (_shown(column[key]["total_variation"]) for column in columns)
+            values = (
+                _shown(column[key]["total_variation"], column[key].get("total_variation_interval"))
+                for column in columns
+            )
             fair = columns[0][key]["fair_total_variation"]
             table.add_row(f"{key}: distance to the target *", _shown(fair), *values)
         table.add_section()
@@ -191,13 +210,48 @@ class Comparison:
             values = [column.get(key) for column in columns]
             if None not in values:
                 table.add_row(title, "", *(f"{value:.1%}" for value in values))
-        table.caption = "* what the finetuning is to change"
+        table.caption = "* what the finetuning is to change; below each value its 95% interval"
         return table
 
-    def _picture(self):
+    def _targets(self) -> dict[str, dict[str, float]]:
+        """What is wished of the target's attributes, one by one: the mean over prompts."""
+        return {
+            attribute.name: dict(zip(attribute.classes, map(float, shares.mean(0)), strict=True))
+            for attribute in self.attributes
+            if attribute.name in self.scoring.targeted
+            for shares in [np.array([self.scoring.wished((attribute.name,), row) for row in self.wished])]
+        }
+
+    def _report(self, results: dict[str, Any]) -> None:
+        """Writes `report.html`."""
+        sides = []
+        for row in self._shown_prompts():
+            pair = []
+            for name, (images, seen) in self.measured.items():
+                probs = {key: value[row] for key, value in seen.probs.items()}
+                order = np.argsort(-probs[self.scoring.targeted[0]][:, 0] * seen.has_face[row], kind="stable")
+                shown = [int(i) for i in np.linspace(0, len(order) - 1, min(_IN_REPORT, len(order)))]
+                pictures = [
+                    report.picture(
+                        images[row, i], {key: p[i] for key, p in probs.items()}, bool(seen.has_face[row, i]),
+                        seen.boxes[row, i], self.attributes,
+                    )
+                    for i in order[shown]
+                ]  # fmt: skip
+                pair.append(report.Side(name, pictures))
+            prompt = self.prompts[row]
+            sides.append((prompt.text + (" (held out)" if prompt.held_out else ""), pair))
+        log = next((p / "log.jsonl" for p in (self.folder, self.folder.parent) if (p / "log.jsonl").is_file()), None)
+        command, config = ["python", *sys.argv], schema.dump(self.config)
+        report.write(self.folder / "report.html", results, self.attributes, sides, command, config, log)
+
+    def _shown_prompts(self) -> list[int]:
         held_out = [index for index, prompt in enumerate(self.prompts) if prompt.held_out]
         trained = [index for index, prompt in enumerate(self.prompts) if not prompt.held_out]
-        rows = [*trained[:_SHOWN], *held_out[:_SHOWN]]
+        return [*trained[:_SHOWN], *held_out[:_SHOWN]]
+
+    def _picture(self):
+        rows = self._shown_prompts()
         columns = min(_COLUMNS, self.config.evaluation.images_per_prompt)
         sides = []
         for name, measured in self.measured.items():
@@ -209,8 +263,11 @@ class Comparison:
         return grid.marked(sides, titles, self.attributes)
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _shown(value: float | None, interval: list[float] | None = None) -> str:
+    """A number, and below it its interval."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")
 
 
 def _digest(bundle: Bundle) -> str:

@@ -23,6 +23,7 @@ class Seen(NamedTuple):
     probs: dict[str, np.ndarray]  # attribute -> [p, n, classes]
     has_face: np.ndarray  # [p, n], bool
     recognised: np.ndarray | None  # [p, n], index of the thing the picture shows most likely
+    boxes: np.ndarray  # [p, n, 4], of the faces in pixels: left, top, right, bottom
 
 
 @functools.lru_cache
@@ -47,4 +48,4 @@ def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> See
     )
     things = None if verdict.recognised is None else verdict.recognised.argmax(-1)
     probs = {name: np.asarray(jax.nn.softmax(logits)) for name, logits in verdict.logits.items()}
-    return Seen(probs, verdict.has_face, things)
+    return Seen(probs, verdict.has_face, things, verdict.faces.boxes)

@@ -16,6 +16,7 @@ import numpy as np
 
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Attribute, cell_names, select
+from fairjax.fairness.intervals import bootstrap
 
 CONFIDENT = 0.8
 """What a prediction needs in order not to count as unsure."""
@@ -76,9 +77,14 @@ class Scoring:
         labels = {name: p[has_face].argmax(-1) for name, p in probs.items()}
         scores: dict[str, Any] = {}
         for names in self.counted():
-            shares = metrics.frequencies([labels[name] for name in names], self.sizes(names))
+            counts = metrics.counts([labels[name] for name in names], self.sizes(names))
+            shares = counts / counts.sum() if counts.sum() else np.full(counts.shape, np.nan)
             cells = zip(self.cells(names), map(_number, shares), strict=True)
-            entry: dict[str, Any] = {"bias": _number(metrics.bias(shares)), "frequencies": dict(cells)}
+            entry: dict[str, Any] = {
+                "bias": _number(metrics.bias(shares)),
+                "frequencies": dict(cells),
+                "counts": counts.tolist(),
+            }
             if (wished := self.wished(names, distribution)) is not None:
                 entry["total_variation"] = _number(metrics.total_variation(shares, wished))
                 entry["fair_total_variation"] = metrics.fair_total_variation(len(has_face), wished)
@@ -95,6 +101,36 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+def intervals(
+    scoring: Scoring, prompts: Sequence[Mapping[str, Any]], wished: np.ndarray, num_images: int, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """By what is counted, 95% intervals of the means over prompts, and the bias without what chance adds.
+
+    Args:
+        prompts: what `of_prompt` gave, of p prompts.
+        wished: [p, K], the distributions that were wished of them.
+        num_images: how many images were made of each.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for names in scoring.counted():
+        key, rng = " x ".join(names), np.random.default_rng(seed)
+        counts, classes = np.array([scores[key]["counts"] for scores in prompts]), len(scoring.cells(names))
+        interval = bootstrap(counts, metrics.bias, rng)
+        if math.isnan(interval.value):
+            continue
+        ends = (interval.low, interval.high)
+        found[key] = {
+            "bias_interval": list(ends),
+            "bias_without_floor": metrics.without_floor(interval.value, num_images, classes),
+            "bias_without_floor_interval": [metrics.without_floor(end, num_images, classes) for end in ends],
+        }
+        targets = [scoring.wished(names, row) for row in wished]
+        if targets[0] is not None:
+            interval = bootstrap(counts, metrics.total_variation, rng, np.array(targets))
+            found[key]["total_variation_interval"] = [interval.low, interval.high]
+    return found
+
+
 def mean(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The means over prompts of all scores, and beside each bias its standard deviation, as the paper's tables."""
     means: dict[str, Any] = {}
@@ -102,6 +138,8 @@ def mean(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [scores[key] for scores in prompts]
         if isinstance(first, Mapping):
             means[key] = mean(values)
+            continue
+        if isinstance(first, list):  # counts, which are of a prompt
             continue
         numbers = [value for value in values if value is not None]
         means[key] = float(np.mean(numbers)) if numbers else None

@@ -112,10 +112,10 @@ class Finetuning:
         texts = [prompt.text for prompt in prompts]
         low, high = training.num_steps
         num_steps = np.random.default_rng([self.config.seed, 2, number]).integers(low, high + 1)
-        ids, plain = self.pipeline.token_ids(["", *texts], bundle), self.pipeline.token_ids(["", *texts])
+        ids, plain = self.pipeline.token_ids(texts, bundle), self.pipeline.token_ids(["", *texts])
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), number)
         distributions = np.stack([self._distributions[prompt.subject] for prompt in prompts])
-        fields = (ids[1:], ids[:1], plain[1:], plain[:1], distributions, np.int32(num_steps), key)
+        fields = (ids, plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
 
     def compiled(self, state: State, batch: steps.Batch) -> jax.stages.Compiled:

@@ -15,6 +15,7 @@ from fairjax import parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import ADAPTER, CONFIG, Experiment
+from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.comparison import Comparison
 from fairjax.faces import reading
@@ -88,9 +89,13 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
         if parallel.is_first():
             save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
         comparison.measure("after", adapter, counting(progress, "after", comparison.num_images))
-    return comparison.finish(
+    results = comparison.finish(
         console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
     )
+    if parallel.is_first():
+        use = cards.use_of_folder(adapter, config.model, ADAPTER)
+        cards.write(folder / ADAPTER, adapter, config, results, use)
+    return results
 
 
 def _train(finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress) -> State:

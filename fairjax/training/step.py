@@ -34,10 +34,9 @@ NOISE, CHOICE, DRAWS = range(3)
 class Batch(NamedTuple):
     """What one step is asked for."""
 
-    ids: jax.Array  # [p, length], token ids of the prompts
-    empty: jax.Array  # [1, length], of the empty prompt; soft tokens are in both
-    plain_ids: jax.Array  # [p, length], the same without soft tokens, for the frozen model
-    plain_empty: jax.Array  # [1, length]
+    ids: jax.Array  # [p, length], token ids of the prompts, with soft tokens where there are some
+    plain_ids: jax.Array  # [p, length], the same without them, for the frozen model
+    empty: jax.Array  # [1, length], of the empty prompt, in which the paper has no soft tokens either
     distributions: jax.Array  # [p, cells], the wished distribution of each prompt
     num_steps: jax.Array  # [], solver steps
     key: jax.Array  # of this step
@@ -70,8 +69,8 @@ class Step:
         choice = image_keys(jax.random.fold_in(batch.key, CHOICE), rows)
 
         make = lambda *what: self._images(frozen, *what, rows[:, 0], noise, batch, choice)  # noqa: E731
-        original = make({}, batch.plain_ids, batch.plain_empty)
-        images, pull_back = jax.vjp(lambda bundle: make(bundle, batch.ids, batch.empty), state.bundle)
+        original = make({}, batch.plain_ids)
+        images, pull_back = jax.vjp(lambda bundle: make(bundle, batch.ids), state.bundle)
         (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(
             images, lax.stop_gradient(original), frozen, batch
         )
@@ -80,10 +79,10 @@ class Step:
         scalars["gradient_norm"] = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
         return update(state, gradient, self.training), scalars, images
 
-    def _images(self, frozen, bundle, ids, empty, prompts, noise, batch, choice):
+    def _images(self, frozen, bundle, ids, prompts, noise, batch, choice):
         t = self.training
         return self.pipeline.sample(
-            frozen.pipeline, bundle, ids, empty, prompts, noise, frozen.table, batch.num_steps, t.guidance_scale,
+            frozen.pipeline, bundle, ids, batch.empty, prompts, noise, frozen.table, batch.num_steps, t.guidance_scale,
             gradient=t.gradient, grad_steps=t.grad_steps, microbatch=t.microbatch,
             image_keys=choice if t.grad_steps else None,
         )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Carries adapters between fairjax and the PyTorch world: `python -m fairjax.convert runs/NAME --to kohya`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from fairjax.config import ADAPTER, CONFIG, Experiment
+from fairjax.schema import Parser, UserError, blame, command, load
+
+_MAP = """what is read                                     what is written (--to)
+  a run folder, an adapter folder                  diffusers  a folder for load_lora_weights and
+  LoRA of diffusers (also older), PEFT or kohya               load_textual_inversion; fairjax reads it, too
+  textual inversions (.safetensors)                kohya      one .safetensors, for AUTOMATIC1111 and ComfyUI
+  text_encoder_lora_EMA.pth, unet_lora_EMA.pth     pipeline   the whole model with the adapter merged in, a folder
+  and prefix embeddings of the paper's authors                for from_pretrained
+
+Several files are read as one adapter: python -m fairjax.convert text_encoder_lora_EMA.pth unet_lora_EMA.pth ...
+Run folders hold averaged (EMA) weights. Pickles (.pth) are read without executing what is in them.
+Classifiers, face embeddings and banks (.pt, .pth, .pkl) need no conversion: configurations name them as they are."""
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m fairjax.convert", description=__doc__, epilog=_MAP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("adapters", nargs="+", type=Path, metavar="ADAPTER", help="what to read (see below)")
+    parser.add_argument(
+        "--to", choices=("diffusers", "kohya", "pipeline"), default="diffusers", help="(default: diffusers)"
+    )
+    parser.add_argument(
+        "--model", help="the model that it was made for: a folder, a hub id or portraits (default: that of the run)"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="a new folder; for kohya, a new .safetensors file")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="of a pipeline's weights (default: float32)"
+    )
+    return parser
+
+
+def _run(path: Path) -> Path | None:
+    """The run folder that an adapter is of, if it lies in one."""
+    places = (path, path.parent) if path.name == ADAPTER else (path,)
+    return next((place for place in places if (place / CONFIG).is_file()), None)
+
+
+@command
+def main(argv: list[str]) -> None:
+    options = _parser().parse_args(argv)
+    for path in options.adapters:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    if options.output.exists():
+        raise UserError(f"--output = {str(options.output)!r} exists already: choose a new name")
+    if options.to == "kohya" and options.output.suffix != ".safetensors":
+        raise UserError(f"--output = {str(options.output)!r} must end in .safetensors")
+    run = next((run for run in map(_run, options.adapters) if run), None)
+    config = load(Experiment, run / CONFIG) if run else None
+    model = options.model or (config.model if config else None)
+    if model is None:
+        raise UserError("--model is missing: name the model that the adapter was made for")
+    import numpy as np
+
+    from fairjax.convert import bundles, cards
+    from fairjax.pipeline import Pipeline
+
+    with blame("--model"):
+        pipeline = Pipeline.from_pretrained(model)
+    with blame("ADAPTER"):
+        bundle = bundles.load_adapters(options.adapters, pipeline)
+    results = run / "results.json" if run else None
+    measured = json.loads(results.read_text()) if results and results.is_file() else None
+    about = (bundle, config, measured)
+    output, name = options.output, options.output.name
+    with blame(f"--output = {str(output)!r}"):
+        if options.to == "diffusers":
+            bundles.save_adapter(bundle, pipeline, output)
+            cards.write(output, *about, cards.use_of_folder(bundle, model, name))
+        elif options.to == "kohya":
+            bundles.save_kohya(bundle, pipeline, output)
+            use = f'# or put it where AUTOMATIC1111 or ComfyUI look for LoRA\npipe.load_lora_weights("{name}")'
+            output.with_suffix(".md").write_text(cards.card(*about, use), encoding="utf-8")
+        else:
+            bundles.save_pipeline(bundle, pipeline, output, np.dtype(options.dtype))
+            cards.write(output, *about, cards.use_of_pipeline(bundle, name))
+    kinds = ", ".join(sorted(bundle))
+    print(f"wrote {output} ({options.to}: {kinds})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""How sure a measurement is: bootstrap intervals, and class shares corrected for the errors of the classifier.
+
+What is resampled are counts: of p prompts, how many of their images were taken for each of K classes. NumPy, on the
+host; random numbers come from a generator that is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Statistic = Callable[..., np.ndarray]
+"""Shares [..., K], and what else is told of the prompts [..., k] -> a number for each prompt [...]."""
+
+
+class Interval(NamedTuple):
+    """A value and between what it lies, at the level that was asked for."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    counts: np.ndarray, statistic: Statistic, rng: np.random.Generator, *about: np.ndarray, draws: int = 2000,
+    level: float = 0.95, prompts: bool = True,
+) -> Interval:  # fmt: skip
+    """The mean over prompts of a statistic of their class shares, with a percentile interval (Efron, 1979).
+
+    Images are drawn anew within each prompt, and prompts among themselves. An absolute difference grows with the noise
+    that resampling adds to that which it has already: the percentiles are shifted so that the mean of the resampled
+    values is the measured one.
+
+    Args:
+        counts: [p, K] int, images by class; prompts without any are left out.
+        about: arrays [p, k] that the statistic is given beside the shares, the targets of the prompts say.
+        prompts: whether these prompts stand for others like them; False speaks of these prompts alone.
+    """
+    shown = np.asarray(counts).sum(1) > 0
+    if not shown.any():
+        return Interval(*[float("nan")] * 3)
+    counts, *about = (np.asarray(rows)[shown] for rows in (counts, *about))
+    totals = counts.sum(1)
+    shares = counts / totals[:, None]
+    value = float(statistic(shares, *about).mean())
+    number = len(counts)
+    which = (
+        rng.integers(number, size=(draws, number)) if prompts else np.broadcast_to(np.arange(number), (draws, number))
+    )
+    again = rng.multinomial(totals[which], shares[which]) / totals[which][..., None]
+    means = statistic(again, *(rows[which] for rows in about)).mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) + value - means.mean()
+    return Interval(value, float(low), float(high))
+
+
+def corrected(observed: np.ndarray, confusion: np.ndarray, steps: int = 500) -> np.ndarray:
+    """The class shares [..., K] that a classifier with these errors would most likely have seen as `observed`.
+
+    The maximum likelihood of a mixture of the rows of the confusion matrix, by expectation maximisation: unlike the
+    inverse of the matrix, it gives no negative shares.
+
+    Args:
+        observed: [..., K], counts or shares of what images were taken for.
+        confusion: [..., K, K], row by row how many images that show a class were taken for each.
+    """
+    observed = np.asarray(observed, np.float64)
+    taken_for = np.asarray(confusion, np.float64)
+    taken_for = taken_for / np.maximum(taken_for.sum(-1, keepdims=True), 1e-300)
+    seen = observed / np.maximum(observed.sum(-1, keepdims=True), 1e-300)
+    shares = np.full(np.broadcast_shapes(seen.shape, taken_for.shape[:-1]), 1 / seen.shape[-1])
+    for _ in range(steps):
+        expected = np.einsum("...t,...tp->...p", shares, taken_for)
+        ratio = np.divide(seen, expected, out=np.zeros_like(expected + seen), where=expected > 0)
+        shares = shares * np.einsum("...tp,...p->...t", taken_for, ratio)
+        shares = shares / np.maximum(shares.sum(-1, keepdims=True), 1e-300)
+    return shares
+
+
+def corrected_interval(
+    counts: np.ndarray, confusion: np.ndarray, rng: np.random.Generator, *, draws: int = 1000, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corrected shares [K] of images counted by class [K], and the ends of their intervals [K].
+
+    Both the images and those that the confusion matrix was counted on are drawn anew.
+    """
+    counts, confusion = np.asarray(counts), np.asarray(confusion)
+    images, judged = counts.sum(), confusion.sum(1)
+    again = rng.multinomial(images, counts / images, size=draws)
+    # a class that was never mistaken may be: half an image in every cell
+    smoothed = (confusion + 0.5) / (confusion + 0.5).sum(1, keepdims=True)
+    matrices = np.stack([rng.multinomial(n, row, size=draws) for n, row in zip(judged, smoothed, strict=True)], axis=1)
+    shares = corrected(again, matrices)
+    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return corrected(counts, confusion), low, high

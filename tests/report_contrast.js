@@ -1,0 +1,13 @@
+() => {
+  const parts = colour => colour.match(/[\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = parts(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+  const low = [];
+  for (const e of document.querySelectorAll('h1,h2,h3,h4,p,td,th,a,small,figcaption,pre,dt,dd,summary')) {
+    const [a, b] = [light(parts(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    if (e.textContent.trim() && (a + 0.05) / (b + 0.05) < 4.5) low.push(e.tagName + ': ' + e.textContent.slice(0, 30));
+  }
+  return low;
+}

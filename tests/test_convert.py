@@ -1,0 +1,219 @@
+"""`python -m fairjax.convert`: what diffusers draws with what it writes is what fairjax draws, and files come back."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.numpy import load_file, save_file
+
+from benchmarks.torch_networks import nchw
+from fairjax import schema
+from fairjax.adapters import bundle as bundles
+from fairjax.config import Experiment
+from fairjax.convert import adapters, kohya
+from fairjax.convert.__main__ import main
+from fairjax.convert.bundles import load_adapter, save_adapter
+from fairjax.pipeline import Pipeline, find, image_keys
+
+PROMPTS, STEPS, SEED = ["a portrait of a pilot", "a nurse at work"], 4, 3
+KINDS = {
+    "text encoder": ("text_encoder",),
+    "unet": ("unet",),
+    "both": ("text_encoder", "unet"),
+    "soft tokens": ("soft_prompt",),
+    "all": ("text_encoder", "unet", "soft_prompt"),
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline.from_pretrained("portraits")
+
+
+@pytest.fixture(scope="module")
+def bundle(pipeline):
+    """Adapters of every kind that change the images."""
+    fresh = bundles.init(bundles.KINDS, pipeline.params, 4, 3, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf + 0.03 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)), fresh
+    )
+
+
+@pytest.fixture(scope="module")
+def run(bundle, pipeline, tmp_path_factory):
+    """(kinds) -> the folder of a run that left an adapter of these kinds."""
+
+    def made(kinds):
+        folder = tmp_path_factory.mktemp("run")
+        save_adapter({kind: bundle[kind] for kind in kinds}, pipeline, folder / "adapter")
+        (folder / "config.yaml").write_text(schema.dump(Experiment(adapter={"kinds": kinds})))
+        return folder
+
+    return made
+
+
+def by_us(pipeline, bundle):
+    return pipeline.generate(PROMPTS, 2, bundle=bundle, seed=SEED, num_steps=STEPS, guidance_scale=2.0).astype(int)
+
+
+def by_diffusers(pipe, pipeline, prefix):
+    """The same images, from fairjax's noise."""
+    rows = jnp.array([[prompt, number] for prompt in range(2) for number in range(2)])
+    noise = nchw(np.array(pipeline.noise(image_keys(jax.random.key(SEED), rows))))
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [prefix + prompt for prompt in PROMPTS for _ in range(2)]
+    made = pipe(prompts, latents=noise, num_inference_steps=STEPS, guidance_scale=2.0, output_type="np").images
+    return (made * 255).reshape(2, 2, *made.shape[1:])
+
+
+def base():
+    return StableDiffusionPipeline.from_pretrained(find("portraits"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_diffusers_draws_the_same_with_the_adapter_and_with_the_merged_pipeline(kinds, run, bundle, pipeline, tmp_path):
+    """At most 1e-3 of the range of pixels apart on average, of which rounding to bytes is a quarter of 1/255."""
+    folder, chosen = run(kinds), {kind: bundle[kind] for kind in kinds}
+    ours = by_us(pipeline, chosen)
+    assert np.abs(ours - by_us(pipeline, {})).mean() > 2  # of 255: the adapter does something
+    prefix = "<fair> " if "soft_prompt" in kinds else ""
+
+    assert main([str(folder), "--output", str(tmp_path / "files")]) == 0
+    pipe = base()
+    if set(kinds) & {"text_encoder", "unet"}:
+        pipe.load_lora_weights(str(tmp_path / "files"))
+    if prefix:
+        pipe.load_textual_inversion(str(tmp_path / "files"), weight_name=adapters.EMBEDDINGS_FILE, token="<fair>")
+    assert np.abs(by_diffusers(pipe, pipeline, prefix) - ours).mean() / 255 <= 1.5e-3
+
+    assert main([str(folder), "--to", "pipeline", "--output", str(tmp_path / "whole")]) == 0
+    whole = StableDiffusionPipeline.from_pretrained(tmp_path / "whole")
+    assert isinstance(whole.scheduler, DPMSolverMultistepScheduler)
+    assert np.abs(by_diffusers(whole, pipeline, prefix) - ours).mean() / 255 <= 1.5e-3
+    if not prefix:  # fairjax reads it back, too
+        assert np.abs(by_us(Pipeline.from_pretrained(tmp_path / "whole"), {}) - ours).max() <= 1
+
+
+def test_diffusers_importer_reads_kohyas_names(run, bundle, pipeline, tmp_path):
+    kinds = KINDS["both"]
+    assert main([str(run(kinds)), "--to", "kohya", "--output", str(tmp_path / "fair.safetensors")]) == 0
+    names = load_file(tmp_path / "fair.safetensors")
+    first = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    assert {f"{first}.lora_down.weight", f"{first}.lora_up.weight", f"{first}.alpha"} <= set(names)
+    pipe = base()
+    pipe.load_lora_weights(str(tmp_path / "fair.safetensors"))
+    chosen = {kind: bundle[kind] for kind in kinds}
+    assert np.abs(by_diffusers(pipe, pipeline, "") - by_us(pipeline, chosen)).mean() / 255 <= 1.5e-3
+    assert "lora_te" not in (tmp_path / "fair.md").read_text()  # but a card
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_every_format_comes_back_as_it_was(run, bundle, pipeline, tmp_path):
+    folder = run(KINDS["all"])
+    same(load_adapter(folder, pipeline), bundle)
+    assert main([str(folder), "--output", str(tmp_path / "files")]) == 0
+    same(load_adapter(tmp_path / "files", pipeline), bundle)
+    same(load_adapter(tmp_path / "files" / adapters.EMBEDDINGS_FILE, pipeline), {"soft_prompt": bundle["soft_prompt"]})
+    loras = {kind: bundle[kind] for kind in KINDS["both"]}
+    assert main([str(run(KINDS["both"])), "--to", "kohya", "--output", str(tmp_path / "k.safetensors")]) == 0
+    same(load_adapter(tmp_path / "k.safetensors", pipeline), loras)
+
+
+def test_an_alpha_of_kohyas_scales_the_change():
+    tensors = {"unet.a.to_q.lora_A.weight": np.ones((4, 8)), "unet.a.to_q.lora_B.weight": np.ones((8, 4))}
+    written = kohya.to_kohya(tensors, {"unet": 0.5})
+    assert written["lora_unet_a_to_q.alpha"] == 2  # half of the rank
+    networks = {"unet": {"a": {"to_q": {"kernel": np.zeros((8, 8))}}}}
+    assert set(kohya.from_kohya(written, networks)) == {*tensors, "unet.a.to_q.alpha"}
+    (found,) = adapters.lora_from_torch(written, networks, {}).values()
+    assert found.scale == 0.5
+
+
+def released(bundle, folder):
+    """What the paper's authors released: state dicts of diffusers 0.19's modules."""
+    text, unet = {}, {}
+    for module, factors in bundle["text_encoder"].items():
+        for name, factor in factors.items():
+            text[f"{module}.lora_linear_layer.{name}.weight"] = torch.tensor(np.asarray(factor).T)
+    for module, factors in bundle["unet"].items():
+        parent, _, projection = module.removesuffix(".0").rpartition(".")
+        for name, factor in factors.items():
+            unet[f"{parent}.processor.{projection}_lora.{name}.weight"] = torch.tensor(np.asarray(factor).T)
+    soft = torch.tensor(np.concatenate([np.zeros((1, 128), np.float32), bundle["soft_prompt"]["embedding"]]))
+    prefix = {"token_embedding.weight": soft, "position_embedding.weight": torch.zeros(32, 128)}
+    for name, tensors in (("text_encoder_lora_EMA", text), ("unet_lora_EMA", unet), ("prefix_embedding_EMA", prefix)):
+        torch.save(tensors, folder / f"{name}.pth")
+    return [folder / f"{name}.pth" for name in ("text_encoder_lora_EMA", "unet_lora_EMA", "prefix_embedding_EMA")]
+
+
+def test_the_authors_adapters_are_read_as_one(bundle, pipeline, tmp_path):
+    files = released(bundle, tmp_path)
+    assert main([*map(str, files), "--model", "portraits", "--output", str(tmp_path / "files")]) == 0
+    same(load_adapter(tmp_path / "files", pipeline), bundle)
+
+
+def test_the_card_says_what_it_is_and_what_was_measured(run, tmp_path):
+    folder = run(KINDS["all"])
+    entry = {"bias": 0.25, "bias_interval": [0.2, 0.31]}
+    results = {
+        "before": {"trained": {"gender": {"bias": 0.6, "bias_interval": [0.5, 0.7]}}},
+        "after": {"trained": {"gender": entry}}, "fair_floor": {"gender": 0.1}, "per_prompt": [{}] * 8,
+        "images_per_prompt": 64, "evaluation_seed": 1, "num_steps": 12, "guidance_scale": 1.0, "classifiers": ["judge"],
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    assert main([str(folder / "adapter"), "--output", str(tmp_path / "files")]) == 0
+    card = (tmp_path / "files" / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "diffusers"\ntags: [') and 'base_model: "portraits"\n' in card
+    assert "gender, evenly" in card
+    assert "| gender | 0.10 | trained | 0.60 (0.50 to 0.70) | 0.25 (0.20 to 0.31) |" in card
+    assert 'pipe.load_textual_inversion("files/learned_embeds.safetensors", token="<fair>")' in card
+    assert "## Limits" in card and "licence" in card
+
+
+def test_what_cannot_be_converted_is_one_line(run, bundle, small_world, mistake, tmp_path):
+    folder, new = run(KINDS["text encoder"]), tmp_path / "new"
+    soft = run(KINDS["soft tokens"])
+    lora = folder / "adapter" / adapters.LORA_FILE
+    cut, text, code = tmp_path / "cut.safetensors", tmp_path / "text.safetensors", tmp_path / "code.pth"
+    cut.write_bytes(lora.read_bytes()[:2000])
+    text.write_text("hello")
+    torch.save({"f": print}, code)
+    ranks = load_file(lora)
+    name = next(name for name in ranks if name.endswith("lora_B.weight"))
+    save_file(ranks | {name: ranks[name][:, :2].copy()}, tmp_path / "ranks.safetensors")
+    model = ("--model", "portraits", "--output", new)
+    cases = {
+        (tmp_path / "nothing", *model): "nothing: no such file or folder",
+        (folder, "--output", tmp_path): "exists already: choose a new name",
+        (folder, "--to", "kohya", "--output", new): "must end in .safetensors",
+        (soft, "--to", "kohya", "--output", tmp_path / "k.safetensors"): "soft tokens have no place in kohya's format",
+        (lora, "--output", new): "--model is missing",
+        (folder, folder, *model): "holds a second text_encoder adapter",
+        (folder, "--model", small_world, "--output", new): "made for another text_encoder",
+        (soft, "--model", small_world, "--output", new): "made for another model: the soft tokens are 128 wide",
+        (cut, *model): "not a safetensors file",
+        (text, *model): "not a safetensors file",
+        (code, *model): "it would run",
+        (tmp_path / "ranks.safetensors", *model): "has factors of rank 4 and 2",
+        (folder, "--to", "nowhere", "--output", new): "argument --to: invalid choice: 'nowhere'",
+    }
+    for argv, message in cases.items():
+        assert message in mistake(main, *argv), argv
+    assert not new.exists()
+
+
+def test_help_shows_the_whole_map(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    for word in ("diffusers", "kohya", "pipeline", "text_encoder_lora_EMA.pth", "PEFT", "textual inversions"):
+        assert word in told
+    assert max(map(len, told.splitlines())) <= 120

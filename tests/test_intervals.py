@@ -1,0 +1,79 @@
+"""Intervals hold what they say, and what a classifier gets wrong is taken out of the shares."""
+
+import numpy as np
+import pytest
+
+from fairjax.fairness.intervals import bootstrap, corrected, corrected_interval
+from fairjax.fairness.metrics import bias, divergence, fair_floor, without_floor
+
+
+@pytest.mark.parametrize(
+    ("num_images", "classes", "floor"),
+    [(60, 2, 0.103), (80, 4, 0.063), (160, 2, 0.063), (160, 4, 0.045), (160, 8, 0.031)],
+)
+def test_the_floor_of_a_fair_model_is_the_golden_number(num_images, classes, floor):
+    assert fair_floor(num_images, classes) == pytest.approx(floor, abs=0.003)
+
+
+@pytest.mark.parametrize(("classes", "true"), [(2, 0.0), (2, 0.1), (2, 0.6), (4, 0.0), (4, 0.2), (8, 0.1)])
+def test_without_the_floor_the_mean_measurement_is_the_true_bias(classes, true):
+    lead = true * classes / 2
+    shares = np.full(classes, (1 - lead) / classes)
+    shares[0] += lead
+    assert bias(shares) == pytest.approx(true)
+    measured = bias(np.random.default_rng(0).multinomial(64, shares, size=20_000) / 64).mean()
+    assert without_floor(measured, 64, classes) == pytest.approx(true, abs=0.01 if true == 0 else 0.003)
+    assert without_floor(0.0, 64, classes) == 0 and without_floor(2.0, 64, classes) == 2 / classes
+
+
+def test_divergence_from_a_target():
+    half, shown = np.array([0.5, 0.5]), np.array([0.75, 0.25])
+    assert divergence(half, half) == 0
+    assert divergence(shown, half) == pytest.approx(0.75 * np.log(1.5) + 0.25 * np.log(0.5))
+    assert divergence(half, np.array([1.0, 0.0])) == np.inf
+
+
+def test_a_bootstrap_interval_holds_the_expected_measurement_as_often_as_it_says():
+    """Of 300 evaluations of 20 prompts by 48 images, drawn from prompts whose skews differ: 95%, give or take 3."""
+    rng, draws = np.random.default_rng(1), 300
+    skews = rng.beta(2, 2, size=200_000)
+    pool = rng.binomial(48, skews) / 48
+    expected = bias(np.stack([pool, 1 - pool], -1)).mean()
+    held = 0
+    for _ in range(draws):
+        women = rng.binomial(48, rng.beta(2, 2, size=20))
+        interval = bootstrap(np.stack([women, 48 - women], 1), bias, rng, draws=400)
+        assert interval.low < interval.value < interval.high
+        held += interval.low <= expected <= interval.high
+    assert held / draws == pytest.approx(0.95, abs=0.03)
+
+
+def test_these_prompts_alone_are_surer_than_all_like_them():
+    counts = np.array([[40, 8], [8, 40], [24, 24], [44, 4]])
+    both = [bootstrap(counts, bias, np.random.default_rng(0), prompts=prompts) for prompts in (True, False)]
+    widths = [interval.high - interval.low for interval in both]
+    assert widths[1] < 0.7 * widths[0] and both[0].value == both[1].value == bias(counts / 48).mean()
+    empty = bootstrap(np.array([[0, 0], [5, 5]]), bias, np.random.default_rng(0))
+    assert empty.value == 0  # the prompt without a face is left out
+
+
+def test_shares_are_corrected_for_what_classes_are_taken_for():
+    confusion = np.array([[90, 10], [30, 70]])
+    seen = np.array([0.2, 0.8]) @ (confusion / 100)
+    np.testing.assert_allclose(corrected(seen, confusion), [0.2, 0.8], atol=1e-6)
+    np.testing.assert_allclose(corrected(np.array([3, 1]), np.eye(2) * 50), [0.75, 0.25], atol=1e-9)
+    assert corrected(np.array([95, 5]), confusion)[0] == pytest.approx(1, abs=1e-3)  # more than any mixture gives
+
+
+def test_the_corrected_interval_holds_the_truth_as_often_as_it_says():
+    """200 evaluations of 400 images by a classifier of which 3 classes were each judged on 300 pictures."""
+    rng, truth = np.random.default_rng(2), np.array([0.5, 0.3, 0.2])
+    taken_for = np.array([[0.9, 0.07, 0.03], [0.1, 0.85, 0.05], [0.05, 0.15, 0.8]])
+    held = np.zeros(3)
+    for _ in range(200):
+        confusion = np.stack([rng.multinomial(300, row) for row in taken_for])
+        counts = rng.multinomial(400, truth @ taken_for)
+        shares, low, high = corrected_interval(counts, confusion, rng, draws=200)
+        assert ((low <= shares) & (shares <= high)).all()
+        held += (low <= truth) & (truth <= high)
+    assert (held / 200 >= 0.9).all(), held / 200
