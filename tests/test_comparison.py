@@ -3,6 +3,7 @@
 import json
 import re
 
+import datasets
 import jax
 import numpy as np
 import pytest
@@ -89,6 +90,20 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     assert low < 0.5 < high and results["before"]["trained"]["gender"]["bias_without_floor"] < 0.5
     page = (comparison.folder / "report.html").read_text()
     assert "a pilot (held out)" in page and page.count("<img") == 2 * 2 * 4
+
+
+def test_the_images_are_a_dataset_with_what_was_predicted(comparison):
+    images = np.random.default_rng(0).integers(0, 255, (2, 4, 8, 8, 3)).astype(np.uint8)
+    comparison.measured = dict.fromkeys(("before", "after"), Measured(images, SEEN))
+    comparison.digests = {"before": "none", "after": "abc"}
+    comparison.keep_data()
+    rows = datasets.load_dataset(str(comparison.folder / "data"), split="train", cache_dir=str(comparison.folder / "c"))
+    assert len(rows) == 16 and set(rows["model"]) == {"before", "after"}
+    row = next(r for r in rows if r["model"] == "after" and r["prompt"] == "a pilot" and r["number"] == 2)
+    np.testing.assert_array_equal(np.asarray(row["image"]), images[1, 2])
+    assert rows.features["gender"].int2str(row["gender"]) == "male" and row["gender_probs"] == [0, 1]
+    assert (row["adapter"], row["seed"], row["held_out"], row["has_face"]) == ("abc", 1000, True, True)
+    assert row["box"] == [2, 1, 6, 7] and row["solver"] == "dpm-solver++"
 
 
 class Painter:

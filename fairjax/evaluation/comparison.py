@@ -18,7 +18,7 @@ from rich.table import Table
 from fairjax import parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
-from fairjax.evaluation import grid, report, scores
+from fairjax.evaluation import data, grid, report, scores
 from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.scores import Names, Scoring
 from fairjax.faces.judges import RECOGNITION, Judge
@@ -61,7 +61,7 @@ class Comparison:
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
-        self.digest = ""  # of the adapter that was measured last
+        self.digests: dict[str, str] = {}  # of what was measured: the adapter, told from others
 
     @property
     def num_images(self) -> int:
@@ -70,10 +70,10 @@ class Comparison:
     def measure(self, name: str, bundle: Bundle, on_batch: Callable[[int], None]) -> Measured:
         """Generates and scores, `name` being "before" or "after"; a few prompts at a time, each kept when done."""
         section, parts = self.config.evaluation, []
-        self.digest = _digest(bundle)
+        self.digests[name] = _digest(bundle)
         together = max(1, section.batch_size // section.images_per_prompt)
         made_by = {
-            "model": self.config.model, "adapter": self.digest, "seed": section.seed,
+            "model": self.config.model, "adapter": self.digests[name], "seed": section.seed,
             "num_steps": section.num_steps, "guidance_scale": self._guidance_scale, "solver": self._solver,
             "images_per_prompt": section.images_per_prompt,
         }  # fmt: skip
@@ -125,7 +125,7 @@ class Comparison:
             "num_steps": section.num_steps,
             "guidance_scale": self._guidance_scale,
             "solver": self._solver,
-            "adapter_digest": self.digest,
+            "adapter_digests": self.digests,
             "targets": self._targets(),
             "versions": {name: metadata.version(name) for name in ("fairjax", "jax", "flax", "numpy")},
             "fair_floor": {
@@ -221,6 +221,15 @@ class Comparison:
             if attribute.name in self.scoring.targeted
             for shares in [np.array([self.scoring.wished((attribute.name,), row) for row in self.wished])]
         }
+
+    def keep_data(self) -> None:
+        """Writes the images with what was predicted of them into `data/`, as a dataset."""
+        section = self.config.evaluation
+        how = {"seed": section.seed, "num_steps": section.num_steps, "guidance_scale": float(self._guidance_scale)}
+        how |= {"solver": self._solver, "base_model": self.config.model}
+        for name, (images, seen) in self.measured.items():
+            about = how | {"adapter": self.digests[name]}
+            data.write(self.folder / "data", name, images, seen, self.prompts, self.attributes, about)
 
     def _report(self, results: dict[str, Any]) -> None:
         """Writes `report.html`."""

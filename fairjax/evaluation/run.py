@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fairjax import tables
+from fairjax import parallel, tables
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.comparison import Comparison
@@ -35,4 +35,7 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
     with bars(console) as progress:
         for name, chosen in (("before", {}), ("after", bundle)):
             comparison.measure(name, chosen, counting(progress, name, comparison.num_images))
-    return comparison.finish(console, {"adapter": str(adapter)})
+    results = comparison.finish(console, {"adapter": str(adapter)})
+    if parallel.is_first():
+        comparison.keep_data()
+    return results

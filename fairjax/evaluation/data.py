@@ -1,0 +1,67 @@
+"""An evaluation's images as a dataset, with what was predicted of them: `datasets.load_dataset(FOLDER)` reads it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from fairjax.evaluation.measuring import Seen
+from fairjax.fairness.attributes import Attribute
+from fairjax.prompts import Prompt
+
+_SHARD = 512
+"""Images in a file."""
+
+
+def write(
+    folder: Path, name: str, images: np.ndarray, seen: Seen, prompts: Sequence[Prompt], attributes: Sequence[Attribute],
+    about: dict[str, Any],
+) -> None:  # fmt: skip
+    """Writes `{name}-00000.parquet` and so on: a row for each image.
+
+    Args:
+        images: uint8 [p, n, H, W, 3].
+        about: columns that are the same in every row: seed, adapter, solver and the like.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"image": datasets.Image(), "prompt": datasets.Value("string"), "subject": datasets.Value("string")}
+    columns |= {"held_out": datasets.Value("bool"), "number": datasets.Value("int32")}
+    kinds = {str: "string", float: "float64", int: "int64"}
+    columns |= {key: datasets.Value(kinds[type(value)]) for key, value in ({"model": name} | about).items()}
+    columns |= {"has_face": datasets.Value("bool"), "box": datasets.Sequence(datasets.Value("float32"), 4)}
+    for attribute in attributes:
+        columns[attribute.name] = datasets.ClassLabel(names=list(attribute.classes))
+        columns[f"{attribute.name}_probs"] = datasets.Sequence(datasets.Value("float32"), len(attribute.classes))
+    features = datasets.Features(columns)
+    places = [(row, number) for row in range(images.shape[0]) for number in range(images.shape[1])]
+    datasets.disable_progress_bars()
+    for shard, start in enumerate(range(0, len(places), _SHARD)):
+        rows = [
+            _row(images[p, n], prompts[p], n, seen, (p, n), attributes) | about | {"model": name}
+            for p, n in places[start : start + _SHARD]
+        ]
+        table = datasets.Dataset.from_list(rows, features=features)
+        path = folder / f"{name}-{shard:05d}.parquet"
+        partial = path.with_suffix(".part")
+        table.to_parquet(str(partial))
+        partial.rename(path)
+
+
+def _row(image, prompt, number, seen, place, attributes) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    row = {
+        "image": {"bytes": buffer.getvalue(), "path": None}, "prompt": prompt.text, "subject": prompt.subject,
+        "held_out": prompt.held_out, "number": number, "has_face": bool(seen.has_face[place]),
+        "box": seen.boxes[place].astype(np.float32).tolist(),
+    }  # fmt: skip
+    for attribute in attributes:
+        probs = seen.probs[attribute.name][place]
+        row |= {attribute.name: int(probs.argmax()), f"{attribute.name}_probs": probs.astype(np.float32).tolist()}
+    return row
