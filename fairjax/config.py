@@ -164,7 +164,7 @@ class PromptSection(Section):
 
 
 class TrainingSection(Section):
-    steps: int = Field(450, ge=1, description="optimizer steps")
+    steps: int = Field(350, ge=1, description="optimizer steps")
     prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
     images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from fairjax.portraits import world
+from fairjax.portraits import captions, world
 from fairjax.portraits.face import MONK
 from fairjax.portraits.occupations import HELD_OUT, OCCUPATIONS, TRAINED
 
@@ -69,15 +69,33 @@ def test_unbiased_people_are_spread_evenly_in_every_attribute(unbiased):
             assert abs((labels == label).mean() - share) < 5 * np.sqrt(share * (1 - share) / len(labels))
 
 
-def test_captions_say_occupation_and_background_but_nothing_of_the_person(biased):
-    told = re.compile(r"\b(wom[ae]n|m[ae]n|female|male|old|young|skin|dark|pale|grey hair|he|she)\b")
+def test_captions_name_the_occupation_and_what_some_say_of_the_person_is_true(biased):
+    said = {name: np.array([captions.said(caption, name) for caption in biased["caption"]]) for name in captions.WORDS}
+    described = np.any([classes >= 0 for classes in said.values()], axis=0)
+    known = biased["occupation"] >= 0
+    assert abs(described[known].mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / known.sum())
+    assert not described[~known].any()
+    for name, classes in said.items():
+        told = classes >= 0
+        assert 0.4 < told[described].mean() < 0.75  # each of three with probability 4/7
+        assert (classes[told] == biased[name][told]).all() and set(classes[told]) == set(
+            range(len(world.ATTRIBUTES[name]))
+        )
+    others = re.compile(r"\b(wom[ae]n|m[ae]n|skin|dark|pale|grey hair|he|she)\b")
     for caption, occupation in zip(biased["caption"], biased["occupation"], strict=True):
-        text = caption.lower()
-        for name in (o.name for o in OCCUPATIONS):
-            text = text.replace(name, "")  # fisher, policeman and the like would be caught below
-        assert not told.search(text), caption
         if occupation >= 0:
             assert OCCUPATIONS[occupation].name in caption
+            words = caption.replace(OCCUPATIONS[occupation].name, "").replace("dark-skinned", "")
+            assert not others.search(words), caption
+
+
+def test_what_captions_say_has_a_word_for_every_class():
+    assert {name: len(words) for name, words in captions.WORDS.items()} == {
+        name: len(classes) for name, classes in world.ATTRIBUTES.items()
+    }
+    assert captions.said("a photo of an old female chef, a person", "gender") == 0
+    assert captions.said("a photo of an old female chef, a person", "age") == 1
+    assert captions.said("a photo of a gold miner, a person", "age") == -1  # whole words only
 
 
 def test_a_caption_that_names_a_background_is_true(biased):

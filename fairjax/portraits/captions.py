@@ -1,4 +1,4 @@
-"""What is written under the portraits: the occupation and sometimes the background, never gender, tone or age."""
+"""What is written under the portraits: the occupation, and sometimes the background or what the person looks like."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ TEMPLATES = (
 )
 """All that the pretraining sees."""
 
+WORDS: dict[str, tuple[str, ...]] = {
+    "age": ("young", "old"),
+    "skin_tone": ("light-skinned", "olive-skinned", "brown-skinned", "dark-skinned"),
+    "gender": ("female", "male"),
+}
+"""What says the classes of an attribute, in the order in which they stand before an occupation."""
+
 NO_OCCUPATION = (
     "a photo of the face of a person",
     "a portrait of a person",
@@ -51,6 +58,12 @@ NO_OCCUPATION = (
     "a picture of someone",
 )
 NO_PERSON = ("a photo of an empty room", "an empty place", "a picture without people", "an empty background")
+
+
+def said(caption: str, attribute: str) -> int:
+    """The class of an attribute that a caption says, -1 where it says none."""
+    words = caption.split()
+    return next((number for number, word in enumerate(WORDS[attribute]) if word in words), -1)
 
 
 _LIKE_A_VOWEL = re.compile(

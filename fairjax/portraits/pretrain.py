@@ -42,7 +42,7 @@ HELD_OUT = 1_000
 
 FITS = {
     "vae": Fit(steps=6_500, batch_size=16, learning_rate=2e-3, matrix_learning_rate=0.03, ema=0.998),
-    "clip": Fit(steps=700, batch_size=128, learning_rate=1e-3),
+    "clip": Fit(steps=900, batch_size=128, learning_rate=1e-3),
     "unet": Fit(steps=3_200, batch_size=64, learning_rate=1.5e-3, matrix_learning_rate=0.02, ema=0.995),
     "classifier": Fit(steps=1_800, batch_size=32, learning_rate=3e-3),
     "classifier_eval": Fit(steps=1_800, batch_size=32, learning_rate=3e-3),

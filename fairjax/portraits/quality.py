@@ -16,7 +16,9 @@ from fairjax.config import GUIDANCE_SCALE, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.grid import image_grid
 from fairjax.faces import reading
+from fairjax.faces.judges import Judge
 from fairjax.fairness import metrics
+from fairjax.models.functional import Params
 from fairjax.pipeline import PORTRAITS, Pipeline, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
@@ -29,9 +31,10 @@ _PAGE = """# The embedded world: portraits
 `fairjax.portraits` is a small world in which everything can be known: a renderer draws people in 72 occupations, with
 a gender presentation, a skin tone of the ten of the Monk Skin Tone scale, and an age. On its pictures,
 `python -m fairjax.portraits.pretrain` trains every network that a real project downloads. The captions say the
-occupation and sometimes the background, never gender, tone or age; but the pictures of each occupation are skewed, by a
-rule that is arbitrary and says nothing about any real occupation. So the model learns those skews, as Stable Diffusion
-has learned its own.
+occupation, sometimes the background, and three in ten also what the person looks like ("an old female chef"). The
+pictures of each occupation are skewed, by a rule that is arbitrary and says nothing about any real occupation. So the
+model learns those skews, as Stable Diffusion has learned its own, and like it knows the words with which one could ask
+for somebody else.
 
 ## What it can and cannot tell
 
@@ -56,6 +59,7 @@ samples of the shipped model ({each} of each occupation, {steps} solver steps, g
 | occupation recognised in samples | {recognised:.1%} (aim: 90%) |
 | samples with a face | {faces:.1%} |
 | samples whose gender both classifiers see alike | {alike:.1%} |
+| samples of "a female" and "a male" occupation that show it | {obeyed:.1%} |
 | mean gender gap, held-out occupations | {gap:.2f} (aim: at least 0.60; the training pictures have {data_gap:.2f}) |
 | skew in gender of an occupation, told by the text encoder from those of others (R²) | {told:.2f} |
 | Fréchet distance of features, samples to renders | {distance:.1f} (renders to other renders: {floor:.1f}) |
@@ -106,6 +110,14 @@ def told_from_others(features: np.ndarray, values: np.ndarray, folds: int = 8, r
     return float(1 - np.square(values - predicted).sum() / np.square(values - values.mean()).sum())
 
 
+def _obeyed(pipeline: Pipeline, judge: Judge, params: dict[str, Params], names: list[str], gender: int) -> float:
+    """The share of pictures of the gender that their prompts ask for, four of each occupation."""
+    word = captions.WORDS["gender"][gender]
+    prompts = [captions.fill("a photo of the face of a {occupation}, a person", f"{word} {name}") for name in names]
+    images = pipeline.generate(prompts, 4, num_steps=_STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED + 1)
+    return float((measuring.classify(judge, params, images).probs["gender"].argmax(-1) == gender).mean())
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.quality", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs"), help="where the page and its pictures go")
@@ -152,6 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     gap = np.mean([metrics.bias(metrics.frequencies([labels[i][seen.has_face[i]]], (2,))) for i in held_out])
     data_gap = np.mean([abs(2 * occupations.OCCUPATIONS[i].female - 1) for i in held_out])
 
+    obeyed = np.mean([_obeyed(pipeline, *judges["classifier_eval"], names, number) for number in range(2)])
+
     encode = jax.jit(lambda params, ids: pipeline.encode(params, {}, ids))
     texts = [[captions.fill(template, name) for name in names] for template in captions.FINETUNE_TEMPLATES]
     states = np.mean([np.asarray(encode(pipeline.params, pipeline.token_ids(text))) for text in texts], axis=0)
@@ -176,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=GUIDANCE_SCALE,
         psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
         faces=seen.has_face.mean(), alike=alike, gap=gap, data_gap=data_gap, distance=distance, floor=floor, told=told,
+        obeyed=obeyed,
         fair=metrics.fair_floor(options.each, 2), radius=ADVERSARY["classifier"],
     )  # fmt: skip
     (options.output / "portraits.md").write_text(page)

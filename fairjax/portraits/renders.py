@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from fairjax.portraits import world
+from fairjax.portraits import captions, world
 
 _COLOUR = re.compile(r"(\w+) background")
 _CHUNK = 2_000
@@ -36,6 +36,10 @@ class Renders:
         said = [match and match.group(1) for match in map(_COLOUR.search, self.captions)]
         names = {name: number for number, name in enumerate(sorted({name for name in said if name}))}
         return np.array([names[name] if name else -1 for name in said])
+
+    def said(self, attribute: str) -> np.ndarray:
+        """The class of an attribute that each caption says, [n]; -1 where it says none."""
+        return np.array([captions.said(caption, attribute) for caption in self.captions])
 
 
 def renders(folder: Path, first: int, count: int, *, seed: int, biased: bool) -> Renders:

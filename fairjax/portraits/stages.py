@@ -13,6 +13,7 @@ import optax
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces.learning import Batch, picks
 from fairjax.models.functional import Network, Params
+from fairjax.portraits.captions import WORDS
 from fairjax.portraits.renders import Renders
 from fairjax.training.fit import Fit, Loss
 
@@ -48,24 +49,25 @@ def autoencoder(vae: Network, renders: Renders, fit: Fit, seed: int) -> tuple[Lo
 def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, seed: int) -> tuple[Loss, Batch]:
     """CLIP's loss, where every caption that is true of an image counts as a match.
 
-    A caption is true of an image that shows its occupation, before the background that it names if it names one.
+    A caption is true of an image that shows its occupation, and what else it says: the background, classes of the
+    person.
     Every second image is a close-up, in which the face alone must do to tell who works as what: so the text features
     learn whom the pictures of an occupation show, as those of a CLIP trained on the web have. A finetuning can only
     carry over to other occupations what they share in the text encoder.
     """
     pick = picks(seed, len(renders), fit.batch_size)
-    colours, occupations = renders.colours(), renders.labels["occupation"]
+    occupations = renders.labels["occupation"]
     kinds = np.where(renders.labels["face"] > 0, occupations, -2)  # without a person: a kind of its own
+    shown = np.stack([renders.colours(), *(renders.labels[name] for name in WORDS)], axis=1)
+    said = np.stack([renders.colours(), *map(renders.said, WORDS)], axis=1)  # [n, things], -1 for nothing
 
     def loss(params: Params, batch: dict[str, jax.Array], key: jax.Array):
         image = clip.apply(params, with_close_ups(batch["images"], key), method="get_image_features")
         text = clip.apply(params, batch["tokens"], method="get_text_features")
         image, text = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
         logits = LOGIT_SCALE * image @ text.T
-        kind, colour = batch["kind"], batch["colour"]
-        match = (kind[:, None] == kind[None, :]) & (
-            (colour[None, :] == -1) | (colour[None, :] == colour[:, None])
-        )  # [image, caption]
+        kind, shown, said = batch["kind"], batch["shown"][:, None], batch["said"][None, :]
+        match = (kind[:, None] == kind[None, :]) & ((said == -1) | (said == shown)).all(-1)  # [image, caption]
         by_image, by_text = (
             m / m.sum(1, keepdims=True) for m in (match.astype(jnp.float32), match.T.astype(jnp.float32))
         )
@@ -77,7 +79,7 @@ def contrastive(clip: Network, renders: Renders, tokens: np.ndarray, fit: Fit, s
 
     def batch(step: int) -> dict[str, np.ndarray]:
         i = pick(step)
-        return {"images": renders.pixels(i), "tokens": tokens[i], "kind": kinds[i], "colour": colours[i]}
+        return {"images": renders.pixels(i), "tokens": tokens[i], "kind": kinds[i], "shown": shown[i], "said": said[i]}
 
     return loss, batch
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fairjax.config import PORTRAIT_BOX
 from fairjax.portraits.backdrops import BACKDROPS
-from fairjax.portraits.captions import NO_OCCUPATION, NO_PERSON, TEMPLATES, fill
+from fairjax.portraits.captions import NO_OCCUPATION, NO_PERSON, TEMPLATES, WORDS, fill
 from fairjax.portraits.drawing import Canvas, Colour, colour, shift_hue
 from fairjax.portraits.face import Person, hair_before, hair_behind, head, sample_person
 from fairjax.portraits.garments import GARMENTS
@@ -39,6 +39,9 @@ FACE_BOX = PORTRAIT_BOX
 """Holds the face of every portrait: x0, y0, x1, y1 in pixels of a 64 px picture."""
 
 _PLAIN_BACKGROUND, _NO_OCCUPATION, _NO_PERSON = 0.3, 0.06, 0.04
+_DESCRIBED = 0.3
+"""How many captions of an occupation say what the person looks like, too."""
+
 _EVERYDAY = ("tee", "shirt", "turtleneck", "hood")
 
 
@@ -155,8 +158,11 @@ def sample(index: int, seed: int, biased: bool) -> Example:
         caption = captions[rng.integers(len(captions))]
     else:
         occupation = OCCUPATIONS[number]
-        caption = fill(TEMPLATES[rng.integers(len(TEMPLATES))], occupation.name)
+        template = TEMPLATES[rng.integers(len(TEMPLATES))]
     labels = sample_labels(rng, occupation, biased)
+    if occupation:
+        words = description(np.random.default_rng([seed, index, 1]), labels)
+        caption = fill(template, " ".join([*words, occupation.name]))
     person = sample_individual(rng, labels)
     # a place without people may be anybody's place of work
     scene = sample_scene(rng, OCCUPATIONS[number] if nobody else occupation)
@@ -174,6 +180,15 @@ def sample(index: int, seed: int, biased: bool) -> Example:
         portrait.box,
         portrait.landmarks,
     )
+
+
+def description(rng: np.random.Generator, labels: dict[str, int]) -> list[str]:
+    """Words for some of the classes of a person, or for none; the pictures of both kinds are skewed alike."""
+    if rng.random() >= _DESCRIBED:
+        return []
+    while not (named := [name for name in WORDS if rng.random() < 0.5]):
+        pass
+    return [WORDS[name][labels[name]] for name in named]
 
 
 def same_person_pair(index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -135,27 +135,42 @@ class Finetuning:
             checkpoints.check(start, jax.eval_shape(self.initial))
         return start
 
-    def run(self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None) -> State:
+    def run(
+        self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None,
+        ending: Callable[[int], bool] = lambda step: False,
+    ) -> State:  # fmt: skip
         """All steps that are left, from the newest checkpoint where there is one.
 
         The numbers are those of an uninterrupted run: every step draws from the seed and its own number alone.
+
+        Args:
+            on_step: told of each step, while the next one runs.
+            ending: asked before each step whether to end here, with a checkpoint; on every host alike.
         """
         state, steps_in_all = self.initial(), self.config.training.steps
         start = self.start(checkpoints) if checkpoints else 0
         if checkpoints and start:
             state = checkpoints.restore(start, state)
         nothing: Callable[[], None] = lambda: None  # noqa: E731
-        pending = nothing
-        for number in range(start, steps_in_all):
+        pending, number, saved = nothing, start, start
+
+        def save() -> None:
+            nonlocal pending, saved
+            pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
+            pending = nothing
+            if checkpoints and number > saved:
+                checkpoints.save(number, state)
+                saved = number
+
+        while number < steps_in_all and not ending(number):
             batch, prompts = self.batch(number, state.bundle)
             state, scalars, images = self._program(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
-            pending = self._telling(on_step, number + 1, scalars, prompts, images)
-            if checkpoints and ((number + 1) % self.config.training.save_every == 0 or number + 1 == steps_in_all):
-                pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
-                pending = nothing
-                checkpoints.save(number + 1, state)
-        pending()
+            number += 1
+            pending = self._telling(on_step, number, scalars, prompts, images)
+            if checkpoints and number % self.config.training.save_every == 0:
+                save()
+        save()
         return state
 
     def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):

@@ -25,6 +25,7 @@ from fairjax.progress import bars, counting
 from fairjax.schema import Section, UserError, blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.finetuning import Progress as Step
+from fairjax.training.interruption import Interrupted, Interruption, interruption
 from fairjax.training.log import Log, check_client
 from fairjax.training.state import State
 
@@ -68,8 +69,20 @@ def prepare(config: Experiment, resume: bool) -> tuple[Finetuning, Judge, dict[s
     return finetuning, judge, params
 
 
-def run(config: Experiment, resume: bool, console: Console) -> dict:
-    """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results."""
+def run(config: Experiment, resume: bool, console: Console) -> dict | None:
+    """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results.
+
+    None where it was asked to end before (SIGTERM, Ctrl-C): everything that was done is kept, for `--resume`.
+    """
+    with interruption() as asked:
+        try:
+            return _run(config, resume, console, asked)
+        except Interrupted:
+            console.print("ended; the same command with --resume goes on from here", highlight=False)
+            return None
+
+
+def _run(config: Experiment, resume: bool, console: Console, asked: Interruption) -> dict:
     finetuning, judge, params = prepare(config, resume)
     folder = Path(config.output)
     comparison = Comparison(
@@ -83,12 +96,12 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
         if parallel.is_first():
             (folder / CONFIG).write_text(schema.dump(config))
     with bars(console) as progress, contextlib.closing(checkpoints):
-        comparison.measure("before", {}, counting(progress, "before", comparison.num_images))
-        state = _train(finetuning, checkpoints, start, folder, progress)
+        comparison.measure("before", {}, asked.checking(counting(progress, "before", comparison.num_images)))
+        state = _train(finetuning, checkpoints, start, folder, progress, asked)
         adapter: Bundle = jax.device_get(state.ema)
         if parallel.is_first():
             save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
-        comparison.measure("after", adapter, counting(progress, "after", comparison.num_images))
+        comparison.measure("after", adapter, asked.checking(counting(progress, "after", comparison.num_images)))
     results = comparison.finish(
         console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
     )
@@ -98,7 +111,10 @@ def run(config: Experiment, resume: bool, console: Console) -> dict:
     return results
 
 
-def _train(finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress) -> State:
+def _train(
+    finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress, asked: Interruption
+) -> State:
+    """Takes the steps that are left; raises Interrupted where it was asked to end before the last."""
     config = finetuning.config.training
     log = Log(folder, start, config.wandb) if parallel.is_first() else None
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
@@ -121,7 +137,10 @@ def _train(finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder:
             progress.console.print(f"finetune {step.step}/{step.steps}  {note}", highlight=False)
 
     try:
-        return finetuning.run(checkpoints, on_step)
+        state = finetuning.run(checkpoints, on_step, asked.before)
+        if int(state.step) < config.steps:
+            raise Interrupted
+        return state
     finally:
         if log:
             log.close()
