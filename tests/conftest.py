@@ -1,14 +1,16 @@
 """Every test runs on the CPU, with eight simulated devices, and refuses implicit rank promotion.
 
-What one test compiles serves the others, and the programs that they start, through a cache of this session's own.
+What one test compiles serves the others, and the programs that they start, through a cache of this session's own. The
+files of tests are shared out over two processes, because most of the time goes to compiling, which one core does.
 """
 
 import os
 import tempfile
 from functools import lru_cache
 
-_COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
+    _COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
@@ -58,11 +60,11 @@ def _once(read):
     """A section of a configuration cannot be hashed; its text can."""
     kept = {}
 
-    def reading(section):
-        text = section.model_dump_json()
-        if text not in kept:
-            kept[text] = read(section)
-        return kept[text]
+    def reading(section, *dtype):
+        key = (section.model_dump_json(), *dtype)
+        if key not in kept:
+            kept[key] = read(section, *dtype)
+        return kept[key]
 
     return reading
 

@@ -74,7 +74,10 @@ def base():
     return StableDiffusionPipeline.from_pretrained(find("portraits"), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "kinds",
+    [pytest.param(kinds, id=name, marks=() if name == "all" else pytest.mark.slow) for name, kinds in KINDS.items()],
+)
 def test_diffusers_draws_the_same_with_the_adapter_and_with_the_merged_pipeline(kinds, run, bundle, pipeline, tmp_path):
     """At most 1e-3 of the range of pixels apart on average, of which rounding to bytes is a quarter of 1/255."""
     folder, chosen = run(kinds), {kind: bundle[kind] for kind in kinds}

@@ -49,7 +49,7 @@ def whole(small_world, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, small_world, tmp_path):
     folder = tmp_path / "run"
     process = launch(small_world, folder)

@@ -92,7 +92,7 @@ def case():
         return leaf + 0.01 * rng.normal(size=leaf.shape).astype(np.float32) if path[-1].key == "up" else leaf
 
     bundle = jax.tree_util.tree_map_with_path(moved, start.bundle)
-    batch, prompts = finetuning.batch(0, bundle)
+    batch, prompts = finetuning.batch(3, bundle)  # one by which the step takes every branch
     return Case(finetuning, start._replace(bundle=bundle, ema=bundle), batch, [prompt.text for prompt in prompts])
 
 
@@ -326,7 +326,8 @@ def test_the_update_is_adamws_and_the_average_follows_it(both):
     for old, gradient, new, average in zip(*map(jax.tree.leaves, trees), strict=True):
         clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max()  # of a sign that rounding does not change
         moved = old - section.learning_rate * (np.sign(gradient) + section.weight_decay * old)
-        np.testing.assert_allclose(new[clear], moved[clear], atol=1e-6)
+        # where a gradient is near AdamW's epsilon of 1e-8, a weight moves by a little less than the rate
+        np.testing.assert_allclose(new[clear], moved[clear], atol=5e-6)
         np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)  # (1 + 0) / (10 + 0), below ema_decay
     assert (int(state.step), int(state.skipped)) == (1, 0)
 
