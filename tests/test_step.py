@@ -325,9 +325,9 @@ def test_the_update_is_adamws_and_the_average_follows_it(both):
     trees = jax.device_get((both.case.state.bundle, both.gradient, state.bundle, state.ema))
     for old, gradient, new, average in zip(*map(jax.tree.leaves, trees), strict=True):
         clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max()  # of a sign that rounding does not change
-        moved = old - section.learning_rate * (np.sign(gradient) + section.weight_decay * old)
-        # where a gradient is near AdamW's epsilon of 1e-8, a weight moves by a little less than the rate
-        np.testing.assert_allclose(new[clear], moved[clear], atol=5e-6)
+        sign = gradient / (np.abs(gradient) + 1e-8)  # AdamW's epsilon tells where a gradient is small
+        moved = old - section.learning_rate * (sign + section.weight_decay * old)
+        np.testing.assert_allclose(new[clear], moved[clear], atol=1e-6)
         np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)  # (1 + 0) / (10 + 0), below ema_decay
     assert (int(state.step), int(state.skipped)) == (1, 0)
 
