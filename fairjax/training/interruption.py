@@ -52,12 +52,12 @@ class Interruption:
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Listens to the signals while in it. Among several hosts SIGTERM is left to JAX, whose hosts tell each other."""
+    """Listens to the signals while in it. Among several hosts that is left to JAX, whose hosts tell each other."""
     asked = Interruption()
     if threading.current_thread() is not threading.main_thread():  # the only one that Python lets listen
         yield asked
         return
-    signals = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
+    signals = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
     before = {number: signal.signal(number, asked) for number in signals}
     try:
         yield asked
