@@ -15,7 +15,10 @@ from small_world import arguments
 
 import eval as eval_program
 import train as train_program
+from fairjax import parallel
+from fairjax.config import Experiment
 from fairjax.convert.adapters import EMBEDDINGS_FILE, LORA_FILE
+from fairjax.training.run import check
 
 RUN = (
     "--adapter.kinds", "[text_encoder, unet, soft_prompt]", "--training.steps", "3", "--training.save_every", "2",
@@ -41,8 +44,8 @@ def launch(program, devices, *argv, cache=None):
 
 def finish(processes):
     outputs = [process.communicate(timeout=300) for process in processes]
-    for process, (_, error) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, error[-3000:]
+    errors = "\n\n".join(error[-3000:] for _, error in outputs)  # of all: where one ends, the others fail for it
+    assert not any(process.returncode for process in processes), errors
     gloo = "[Gloo]"  # what joins processes on CPUs tells of itself
     return ["\n".join(line for line in output.splitlines() if not line.startswith(gloo)) for output, _ in outputs]
 
@@ -93,6 +96,21 @@ def test_two_hosts_measure_what_one_measures(runs):
             images = [np.load(run / "samples" / path.name)["images"].astype(int) for run in (runs.one, runs.two)]
             assert np.abs(images[0] - images[1]).max() <= 1  # of 255
     assert "subject recognised" in runs.printed[0] and runs.printed[1] == ""
+
+
+def test_no_host_makes_anything_before_all_have_looked(small_world, tmp_path, monkeypatch):
+    """A slower one would take what the first made for another run, and end."""
+
+    class Reached(Exception):
+        pass
+
+    def wait(_):
+        raise Reached
+
+    monkeypatch.setattr(parallel, "wait_for_all", wait)
+    with pytest.raises(Reached):
+        train_program.main([*arguments(small_world), *RUN, "--output", str(tmp_path / "run")])
+    check(Experiment(), tmp_path / "run", resume=False)
 
 
 @pytest.mark.slow

@@ -89,10 +89,11 @@ def _run(config: Experiment, resume: bool, console: Console, asked: Interruption
         finetuning.pipeline, judge, params, finetuning.target,
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder,
     )  # fmt: skip
+    parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
     with blame(f"output = {config.output!r}"):
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         start = finetuning.start(checkpoints)
-        parallel.wait_for_all("run folder checked")
+        parallel.wait_for_all("checkpoint restored")
         if parallel.is_first():
             (folder / CONFIG).write_text(schema.dump(config))
     with bars(console) as progress, contextlib.closing(checkpoints):
