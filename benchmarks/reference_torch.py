@@ -251,7 +251,7 @@ class TorchStep:
         bank, like = self.bank["embeddings"], seen.identity.detach()
         penalty = torch.zeros(len(like), len(bank), device=self.device)
         if all(name in self.bank for name in self.attributes):
-            targeted = np.all([label >= 0 for label in chosen.labels.values()], axis=0)
+            targeted = np.all([label >= 0 for label in chosen.labels.values()], axis=0) & before.faces.has_face
             like = torch.where(self._on(targeted)[:, None], before.identity, like)
             for name, label in chosen.labels.items():
                 wrong = (self._on(label)[:, None] >= 0) & (self._on(label)[:, None] != self.bank[name][None])
@@ -367,7 +367,7 @@ def read(finetuning: Any, locate: Callable[[Tensor], Faces], assign: Any, device
 def _mobilenet(config: Any) -> TorchMobileNetV3:
     kinds = {True: "HS", False: "RE"}
     table = [(r.kernel, r.expanded, r.outputs, r.squeeze, kinds[r.hardswish], r.stride) for r in config.rows]
-    return TorchMobileNetV3(config.num_classes, table, config.last_channels)
+    return TorchMobileNetV3(config.num_classes, table, config.last_channels, config.stem)
 
 
 def _semantic(config: Any, number: int, placed: Any, dtype: torch.dtype, part: Any):

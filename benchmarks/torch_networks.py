@@ -77,10 +77,10 @@ class TorchMobileNetV3(torch.nn.Module):
         ]
         return torch.nn.Sequential(*layers, *([activation()] if activation else []))
 
-    def __init__(self, num_classes, table=TABLE, last=1280):
+    def __init__(self, num_classes, table=TABLE, last=1280, stem=16):
         super().__init__()
         kinds = {"RE": torch.nn.ReLU, "HS": torch.nn.Hardswish}
-        features, inputs = [self.convolution(3, 16, 3, 2, activation=torch.nn.Hardswish)], 16
+        features, inputs = [self.convolution(3, stem, 3, 2, activation=torch.nn.Hardswish)], stem
         for kernel, expanded, outputs, squeeze, kind, stride in table:
             layers = []
             if expanded != inputs:

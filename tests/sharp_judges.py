@@ -20,7 +20,7 @@ def write(folder, models, images, crops, chips):
         crops: [m, 3, 224, 224], what the classifier sees of them.
         chips: [m, 3, 112, 112], what the face embedding sees of them.
     """
-    torch.manual_seed(5)  # one by which the steps of `test_step_torch.py` take every branch
+    torch.manual_seed(14)  # one by which the step of `test_step_torch.py` takes every branch
     torch.save(_classifier(crops).state_dict(), folder / "classifier.pt")
 
     clip = _redrawn(transformers.CLIPVisionModelWithProjection.from_pretrained(models / "clip"))

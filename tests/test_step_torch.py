@@ -5,6 +5,7 @@ losses as formulas. From the package it takes the starting noise, where faces ar
 their own.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 import sharp_judges
 import torch
 from small_models import THIN, draw_over_photos, finetuning_of, over, photograph
+from small_world import fields
 
 from benchmarks import reference_torch
 from benchmarks.torch_networks import face_crops, nchw, nhwc, torch_align
@@ -60,7 +62,11 @@ def take_both(finetuning, frozen, state, batch, locate, assign, minibatch, decod
     n = len(images)
     rows = jnp.stack([jnp.zeros(n, int), jnp.arange(n)], axis=1)  # prompt, number of the image
     noise = nchw(np.array(finetuning.pipeline.noise(image_keys(jax.random.fold_in(batch.key, steps.NOISE), rows))))
-    there = lambda images: reference_torch.Faces(*(np.array(locate(nhwc(images))[i]) for i in (0, 1, 3)))  # noqa: E731
+
+    def there(images):
+        faces = jax.device_get(locate(nhwc(images)))
+        return reference_torch.Faces(*map(np.array, (faces.boxes, faces.landmarks, faces.has_face)))
+
     reference = reference_torch.read(finetuning, there, assign, "cpu", torch.float32)
     reference.decoded = decoded or reference.decoded
     bundle = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf)), state.bundle)
@@ -103,8 +109,8 @@ def photographs(models, tmp_path_factory):
     """A step of experiment 4 on photographs, with every kind of judge."""
     judges, photos = tmp_path_factory.mktemp("judges"), nchw(PHOTOS)
     detector, weights = detection.load()
-    locate = lambda images: jax.device_get(detector.locate(weights, images))  # noqa: E731
-    faces = locate(PHOTOS)
+    locate = partial(jax.jit(detector.locate), weights)
+    faces = jax.device_get(locate(PHOTOS))
     chips = torch_align(photos[np.array(faces.has_face)], faces.landmarks[faces.has_face], 112)
     sharp_judges.write(judges, models, photos, torch.cat(face_crops(photos, faces)), chips)
     changes = {
@@ -129,14 +135,25 @@ def photographs(models, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small(small_world):
+    """Faces in one place, a classifier of whole pictures, a bank that knows whose its faces are: the embedded world's
+    kind, with small networks."""
+    return in_a_world(fields(small_world), 0.1)
+
+
+@pytest.fixture(scope="module")
 def portraits():
-    """A step of the embedded world: faces in one place, a classifier of whole pictures, a bank that knows its faces."""
-    fields = {
+    """The embedded world's networks themselves."""
+    return in_a_world({}, 0.02)
+
+
+def in_a_world(models, by):
+    changes = {
         "training.prompts_per_step": 1, "training.images_per_prompt": 6, "training.grad_steps": None,
-        "training.num_steps": (3, 3), "loss.face": 2.0,
+        "training.num_steps": (3, 3), "loss.face": 2.0, "loss.confidence": 0.75,
     }  # fmt: skip
-    finetuning = Finetuning(load(Experiment, None, fields), parallel.mesh(1))
-    state = moved(finetuning.initial(), 0.02)
+    finetuning = Finetuning(load(Experiment, None, models | changes), parallel.mesh(1))
+    state = moved(finetuning.initial(), by)
     batch, _ = finetuning.batch(0, state.bundle)
     locator = finetuning.judges.judge.locator
     assign = assigned(finetuning, [0.5, 0.5])
@@ -145,14 +162,14 @@ def portraits():
     )
 
 
-def test_the_step_takes_every_branch(photographs, portraits):
-    """The two together; otherwise the comparison below would say little."""
-    both = photographs.chosen, portraits.chosen
-    assert {0.2, 0.6} <= set(both[0].factor1) and set(both[0].factor2) >= {0.2, 0.3}, both[0]
-    assert set(both[1].factor1) == {0.2, 1} and set(both[1].kept) == {True, False}, both[1]
+def test_the_step_takes_every_branch(photographs, small):
+    """Otherwise the comparison below would say little."""
+    for both, attributes in ((photographs.chosen, {0.6}), (small.chosen, set())):
+        assert set(both.factor1) == {0.2, 1} | attributes and set(both.kept) == {True, False}, both
+    assert set(photographs.chosen.factor2) >= {0.2, 0.3}, photographs.chosen
 
 
-@pytest.mark.parametrize("which", ["photographs", "portraits"])
+@pytest.mark.parametrize("which", ["photographs", "small", pytest.param("portraits", marks=pytest.mark.slow)])
 def test_the_step_is_that_of_pytorch(which, request):
     """Images, loss and the adapters' gradient."""
     ours, theirs, _ = request.getfixturevalue(which)

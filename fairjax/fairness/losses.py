@@ -126,7 +126,8 @@ def realism_target(
     else a real face of the bank: the one nearest to the image's own, as in the paper; or, where the bank says what
     its faces show and the image has a target in every attribute, the one of the target classes that is nearest to
     the frozen image's face. That one stays the same while the image changes, and does not hold back the change that
-    is asked for. An image without a target keeps to the paper's: the frozen face would pull it back to what it was.
+    is asked for. An image without a target keeps to the paper's: the frozen face would pull it back to what it was;
+    and so does one whose frozen image shows no face.
 
     Args:
         embeddings, frozen_embeddings: [N, d], faces of the finetuned and of the frozen model's images.
@@ -144,8 +145,8 @@ def realism_target(
     else:
         allowed = jnp.ones((embeddings.shape[0], bank.shape[0]), bool)
         targeted = jnp.ones(embeddings.shape[0], bool)
-        for label, real in zip(labels, bank_labels, strict=True):
+        for label, frozen_label, real in zip(labels, frozen_labels, bank_labels, strict=True):
             allowed &= (label[:, None] < 0) | (label[:, None] == real[None, :])
-            targeted &= label >= 0
+            targeted &= (label >= 0) & (frozen_label >= 0)
         found = nearest(jnp.where(targeted[:, None], frozen_embeddings, embeddings), bank, allowed)
     return jax.lax.stop_gradient(jnp.where(keep[:, None], normalise(frozen_embeddings), found))
