@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from fairjax import parallel
+
 State = Any
 """A pytree of arrays."""
+
+SUMS = "sha256.json"
+"""In each checkpoint's folder: the SHA-256 of every file in it, by path. It is written last."""
+
+DAMAGED = "damaged"
+"""Where checkpoints go that are not what was written."""
 
 
 class Checkpoints:
     """The checkpoints of one piece of work, in one folder, newest kept.
 
     A checkpoint is written beside the old one and renamed when it is whole: a kill while saving loses
-    nothing but the steps since the last one.
+    nothing but the steps since the last one. The newest that is found is read through once; where its files are not
+    those that were written, it is named on standard error and put aside into `damaged`, and the one before it serves.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
+        if parallel.is_first():
+            _put_damaged_aside(folder)
+        parallel.wait_for_all("checkpoints read through")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         handler = ocp.StandardCheckpointHandler()  # named, so that metadata can be read before anything is saved
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handler)
@@ -32,6 +48,8 @@ class Checkpoints:
         """Saves `state` as that of `step`; saving a step that exists already is an error."""
         if not self._manager.save(step, args=ocp.args.StandardSave(state)):
             raise ValueError(f"checkpoint {step} exists already in {self._manager.directory}")
+        if parallel.is_first():  # which waits until every host has written its part
+            _seal(Path(self._manager.directory) / str(step))
 
     def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
@@ -53,6 +71,55 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _seal(checkpoint: Path) -> None:
+    partial = checkpoint / f"{SUMS}.partial"
+    with partial.open("w") as file:
+        json.dump(_sums(checkpoint), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(checkpoint / SUMS)
+
+
+def _sums(checkpoint: Path) -> dict[str, str]:
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(SUMS))
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _put_damaged_aside(folder: Path) -> None:
+    """From the newest on, until one is what was written: only that one will be read."""
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    for step in sorted(steps, reverse=True):
+        checkpoint = folder / str(step)
+        problem = _problem(checkpoint)
+        if problem is None:
+            return
+        (folder / DAMAGED).mkdir(exist_ok=True)
+        aside = folder / DAMAGED / f"{step}-{len(list((folder / DAMAGED).iterdir()))}"
+        checkpoint.rename(aside)
+        print(f"warning: checkpoint {step} {problem}: put aside as {aside}", file=sys.stderr, flush=True)
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, None where they are those that were written."""
+    try:
+        wanted = json.loads((checkpoint / SUMS).read_text())
+    except FileNotFoundError:
+        return "was not finished"
+    except (OSError, ValueError):
+        return f"has an unreadable {SUMS}"
+    found = _sums(checkpoint)
+    differing = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    if not differing:
+        return None
+    how = "is missing" if differing[0] not in found else "is not as it was written"
+    more = f" ({len(differing) - 1} more are damaged)" if len(differing) > 1 else ""
+    return f"is damaged: {differing[0]} {how}{more}"
 
 
 def _shapes(tree: State) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,86 @@
+"""Checkpoints: what was not written whole, or is not what was written, is not read."""
+
+import jax
+import numpy as np
+import pytest
+
+from fairjax.checkpoints import DAMAGED, SUMS, Checkpoints
+
+STATE = {"weights": np.arange(4096, dtype=np.float32), "step": np.int32(1)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of the checkpoints 1, 2 and 3."""
+    kept = Checkpoints(tmp_path / "checkpoints", keep=3)
+    for step in (1, 2, 3):
+        kept.save(step, STATE | {"step": np.int32(step)})
+    kept.close()
+    return tmp_path / "checkpoints"
+
+
+def newest(folder):
+    """Its number, and the number that is saved in it."""
+    kept = Checkpoints(folder, keep=3)
+    step = kept.latest()
+    state = kept.restore(step, jax.tree.map(np.zeros_like, STATE)) if step else None
+    kept.close()
+    return step, state and int(state["step"])
+
+
+def largest(checkpoint):
+    """The file with the weights."""
+    return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(checkpoint):
+    path = largest(checkpoint)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(checkpoint):
+    path = largest(checkpoint)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def delete_half(checkpoint):
+    for path in [path for path in sorted(checkpoint.rglob("*")) if path.is_file()][::2]:
+        path.unlink()
+
+
+def never_finish(checkpoint):
+    (checkpoint / SUMS).unlink()
+
+
+def cut_the_sums(checkpoint):
+    (checkpoint / SUMS).write_text((checkpoint / SUMS).read_text()[:-10])
+
+
+def test_whole_checkpoints_are_taken_as_they_are(folder, capfd):
+    assert newest(folder) == (3, 3)
+    assert not (folder / DAMAGED).exists() and "warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, delete_half, never_finish, cut_the_sums])
+def test_a_damaged_checkpoint_is_named_and_kept_and_the_one_before_is_read(harm, folder, capfd):
+    harm(folder / "3")
+    before = {path.relative_to(folder / "3"): path.read_bytes() for path in (folder / "3").rglob("*") if path.is_file()}
+    assert newest(folder) == (2, 2)
+    error = capfd.readouterr().err
+    assert error.startswith("warning: checkpoint 3 ") and error.count("\n") == 1
+    (aside,) = (folder / DAMAGED).iterdir()
+    assert str(aside) in error
+    assert before == {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()}
+    kept = Checkpoints(folder, keep=3)  # and the step can be saved again
+    kept.save(3, STATE | {"step": np.int32(3)})
+    kept.close()
+    assert newest(folder) == (3, 3)
+
+
+def test_all_may_be_damaged(folder, capfd):
+    for step in ("1", "2", "3"):
+        flip_a_bit(folder / step)
+    assert newest(folder) == (None, None)
+    assert capfd.readouterr().err.count("warning: checkpoint") == 3
