@@ -201,7 +201,7 @@ class TorchStep:
         return Seen(faces, {name: logits[name] for name in self.attributes}, self._identity(images, faces))
 
     def _identity(self, images: Tensor, faces: Faces) -> Tensor:
-        """Embeddings [n, d] of faces, summed over the face and its mirror image."""
+        """Embeddings [n, d] of faces, of length 1: of the sum over the face and its mirror image."""
         there = torch.tensor(np.flatnonzero(faces.has_face), device=self.device)
         width = self.bank["embeddings"].shape[1]
         if isinstance(self.face, TorchSFNet):
@@ -210,7 +210,7 @@ class TorchStep:
             boxes = np.round(faces.boxes).astype(int)
             cut = [images[i : i + 1, :, boxes[i, 1] : boxes[i, 3], boxes[i, 0] : boxes[i, 2]] for i in there.tolist()]
             chips = F.interpolate(torch.cat(cut), (self.face_side,) * 2, mode="bilinear", antialias=True)
-        both = sum(F.normalize(self.face(x)) for x in (chips, chips.flip(3)))
+        both = F.normalize(sum(self.face(x) for x in (chips, chips.flip(3))))
         return torch.zeros(len(images), width, device=self.device).index_copy(0, there, both)
 
     def choose(self, seen: Seen, before: Seen) -> Choice:

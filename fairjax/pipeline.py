@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,26 @@ PORTRAITS = "portraits"
 
 _KIND = "StableDiffusionPipeline"
 
-_HUB_FILES = ["*.json", "tokenizer/*.txt", "*/*.safetensors"]
-_HUB_IGNORED = ["safety_checker/*", "*/*.*.safetensors"]
-"""Checkpoints beside the components are not downloaded, nor are variants of weights (`.fp16`, `.non_ema`)."""
+
+class HubFiles(NamedTuple):
+    """What is read of a repository of the hub, as patterns of paths; what else lies there is not downloaded."""
+
+    wanted: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()  # each of these is there, where a copy is complete
+
+
+_INDEX = HubFiles(("model_index.json",))
+PIPELINE = HubFiles(
+    ("*.json", "tokenizer/*.txt", "*/*.safetensors"),
+    ("safety_checker/*", "*/*.*.safetensors"),  # variants of weights: .fp16, .non_ema
+    ("text_encoder/*.safetensors", "unet/*.safetensors", "vae/*.safetensors"),
+)
+NETWORK = HubFiles(
+    ("config.json", "preprocessor_config.json", "model.safetensors*", "model-*.safetensors"),
+    weights=("model*.safetensors",),
+)
+"""A single network, as transformers publishes it."""
 
 _TABLE_STEPS = 50
 """`generate` compiles once for all numbers of steps up to this, and once for each that is larger."""
@@ -40,11 +58,12 @@ _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", "
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
 
 
-def find(name: str | Path, field: str = "model") -> Path:
+def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE) -> Path:
     """The folder of a pipeline: the embedded one by name, a local folder, or a hub id, which is downloaded.
 
     Args:
         field: what the configuration calls it, for errors.
+        files: what is read of a hub id.
 
     Raises:
         FileNotFoundError: one line, where it is none of these.
@@ -60,8 +79,8 @@ def find(name: str | Path, field: str = "model") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(str(name), allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
-        if half := _without_weights(folder):
+        folder = Path(snapshot_download(str(name), allow_patterns=files.wanted, ignore_patterns=files.ignored))
+        if files is PIPELINE and (half := _without_weights(folder)):
             snapshot_download(str(name), allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
         return folder
     except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
@@ -69,20 +88,21 @@ def find(name: str | Path, field: str = "model") -> Path:
         raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
 
 
-def on_hub(name: str | Path) -> bool:
-    """Whether `find` would have to download it: a hub id of which there is no copy on this machine."""
+def on_hub(name: str | Path, files: HubFiles = PIPELINE) -> bool:
+    """Whether `find` would have to download it: a hub id of which there is no whole copy on this machine."""
     if str(name) == PORTRAITS or Path(name).exists() or str(name).count("/") != 1:
         return False
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        snapshot_download(str(name), local_files_only=True)
+        patterns = {"allow_patterns": files.wanted, "ignore_patterns": files.ignored}
+        folder = Path(snapshot_download(str(name), local_files_only=True, **patterns))
     except LocalEntryNotFoundError:
         return True
     except HFValidationError:  # no id at all: `find` says so
-        pass
-    return False
+        return False
+    return not all(any(folder.glob(pattern)) for pattern in files.weights)
 
 
 def _without_weights(folder: Path) -> list[str]:
@@ -124,8 +144,8 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
+        _check_kind(find(name, files=_INDEX))  # before the weights of a kind that is not supported are downloaded
         folder = find(name)
-        _check_kind(folder)
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))

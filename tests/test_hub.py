@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -107,7 +108,17 @@ PIPELINE = (
     "import sys; from fairjax.pipeline import Pipeline\n"
     "try: pipeline = Pipeline.from_pretrained(sys.argv[1])\n"
     "except FileNotFoundError as error: sys.exit(f'refused: {error}')\n"
-    "print(pipeline.latent_shape, pipeline.folder)"
+    "from fairjax.pipeline import on_hub\n"
+    "print(pipeline.latent_shape, pipeline.folder, on_hub(sys.argv[1]))"
+)
+SEMANTICS = (
+    "import sys; from fairjax.config import JudgesSection; from fairjax.faces import reading\n"
+    "from fairjax.pipeline import NETWORK, on_hub\n"
+    "before = on_hub(sys.argv[1], NETWORK)\n"
+    "section = JudgesSection(semantics=(sys.argv[1],))\n"
+    "(found,) = reading.judges(section).semantics\n"
+    "print(before, 'dinov2' if found.image_size == 224 else 'clip')\n"
+    "print(on_hub(sys.argv[1], NETWORK))\n"
 )
 PROMPTS = (
     "import sys; from fairjax.prompts import subjects; from fairjax.config import PromptSection\n"
@@ -131,7 +142,8 @@ def test_a_hub_id_is_downloaded_once_without_pickles_and_loads(hub, tmp_path):
     address, asked = hub
     first = read(MODEL, address, tmp_path / "cache")
     assert first.returncode == 0, first.stderr
-    assert COMMIT in first.stdout and first.stdout.startswith(str(tuple([16, 16, 4])))
+    assert COMMIT in first.stdout and first.stdout.endswith(" False\n")  # a dry run has nothing to download now
+    assert first.stdout.startswith(str(tuple([16, 16, 4])))
     assert any("unet/diffusion_pytorch_model.safetensors" in line for line in asked)
     assert not [line for line in asked if any(name in line for name in UNWANTED)]
     asked.clear()
@@ -148,6 +160,31 @@ def test_weights_in_half_precision_are_downloaded_where_there_are_no_others(hub,
     assert read_again.returncode == 0, read_again.stderr
     assert any("vae/diffusion_pytorch_model.fp16.safetensors" in line for line in asked)
     assert not any("unet/diffusion_pytorch_model.fp16" in line for line in asked)
+
+
+@pytest.mark.parametrize("kind", ["clip", "dinov2"])
+def test_image_semantics_are_read_by_their_hub_id(kind, models, tmp_path):
+    """And nothing but the network: not the same weights in other formats beside it."""
+    folder = tmp_path / "served"
+    shutil.copytree(models / kind, folder)
+    unwanted = ("open_clip_model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "other/model.safetensors")
+    for name in unwanted:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"what nobody reads")
+    with serving(folder, "models") as (address, asked):
+        first = read(MODEL, address, tmp_path / "cache", SEMANTICS)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout == f"True {kind}\nFalse\n" and any("model.safetensors" in line for line in asked)
+        assert not [line for line in asked if any(name in line for name in unwanted)]
+
+
+def test_another_kind_of_pipeline_is_refused_before_its_weights_are_downloaded(hub, tmp_path):
+    address, asked = hub
+    index = tmp_path / "served" / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
+    refused = read(MODEL, address, tmp_path / "cache")
+    assert "_class_name = 'StableDiffusionXLPipeline': Stable Diffusion 1.x and 2.x" in refused.stderr
+    assert not [line for line in asked if "safetensors" in line]
 
 
 def test_a_model_that_the_hub_has_not_is_one_line(hub, tmp_path):

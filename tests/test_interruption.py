@@ -1,58 +1,31 @@
 """A run that is asked to end does so after the step under way, and goes on to the numbers of one that never was."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from running import finish, launch, lines, wait_for_steps
 from safetensors.numpy import load_file
-from small_world import arguments
 
 from fairjax.convert.adapters import LORA_FILE
 
 STEPS = 60
-RUN = (
-    "--training.steps", str(STEPS), "--training.save_every", "1000", "--training.prompts_per_step", "2",
-    "--training.images_per_prompt", "4", "--training.num_steps", "[2, 3]", "--evaluation.subjects", "1",
-    "--evaluation.images_per_prompt", "8", "--evaluation.num_steps", "2", "--evaluation.batch_size", "8",
-)  # fmt: skip
-
-
-def launch(world, folder, *more):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "train.py", *arguments(world), *RUN, "--output", str(folder), *more]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def lines(folder):
-    path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def wait_for_steps(process, folder, count):
-    while len(lines(folder)) < count:
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        time.sleep(0.05)
+RUN = ("--training.steps", str(STEPS), "--training.save_every", "1000")
 
 
 @pytest.fixture(scope="module")
 def whole(small_world, tmp_path_factory):
     """The folder of a run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    process = launch(small_world, folder)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
+    finish(launch(small_world, folder, *RUN))
     return folder
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, small_world, tmp_path):
     folder = tmp_path / "run"
-    process = launch(small_world, folder)
+    process = launch(small_world, folder, *RUN)
     wait_for_steps(process, folder, 3)
     process.send_signal(number)
     output, error = process.communicate(timeout=60)
@@ -62,9 +35,7 @@ def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, s
     assert 3 <= done < STEPS and [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()] == [
         str(done)
     ]
-    again = launch(small_world, folder, "--resume")
-    _, error = again.communicate(timeout=300)
-    assert again.returncode == 0, error[-2000:]
+    finish(launch(small_world, folder, *RUN, "--resume"))
     assert [row["loss"] for row in lines(folder)] == [row["loss"] for row in lines(whole)]  # bit for bit
     first, second = (load_file(run / "adapter" / LORA_FILE) for run in (whole, folder))
     for name in first:

@@ -265,6 +265,8 @@ def test_mistakes_are_one_line(portraits, tmp_path, mistake):
 
     assert "the following arguments are required: --data" in told()
     assert "--steps = 0 must be at least 1" in told("--data", portraits, "--steps", 0)
+    assert "--learning-rate = nan must be above 0" in told("--data", portraits, "--learning-rate", "nan")
+    assert "--adversary = -1.0 must be a distance" in told("--data", portraits, "--adversary", -1)
     assert "--batch-size = 12 must be a multiple of the 8 devices" in told("--data", portraits, "--batch-size", 12)
     assert "detector = 'eyes' must be one of blazeface" in told("--data", portraits, "--detector", "eyes")
     assert f"--data: '{tmp_path}/Nowhere': no such file" in told("--data", tmp_path / "Nowhere", "--detector", "whole")

@@ -1,11 +1,16 @@
 """Files of `torch.save` (.pt, .pth), read without running what is in them, and banks of face embeddings.
 
 A pickle can execute code. These are read by PyTorch's weights-only unpickler alone, which builds tensors, numbers,
-strings and containers of them, and refuses everything else before it does anything.
+strings and containers of them, and refuses everything else before it does anything. Plain pickles of tensors, such as
+the authors' bank, are read by an unpickler that knows the two functions by which PyTorch pickles a tensor; in place
+of the second it has the weights-only one.
 """
 
 from __future__ import annotations
 
+import collections
+import io
+import pickle
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,7 +25,7 @@ EMBEDDINGS = "embeddings"
 
 
 def read_pickle(path: Path) -> Any:
-    """What `torch.save` wrote, with numpy arrays for tensors (float32 for those of fewer bits).
+    """What `torch.save` or `pickle.dump` wrote, with numpy arrays for tensors (float32 for those of fewer bits).
 
     Raises:
         FileNotFoundError, ImportError, ValueError: one line naming the file; without PyTorch; where the file is
@@ -34,14 +39,45 @@ def read_pickle(path: Path) -> Any:
         raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install 'fairjax[convert]'") from None
     try:
         with warnings.catch_warnings(action="ignore"):  # that other pickles than PyTorch's might not be read
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _read_plain(path, torch) if _is_plain(path) else _weights_only(path, torch)
     except Exception as error:  # a crafted file can make the unpickler raise anything
         refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f"it would run {refused[1]}" if refused else "it is damaged, or not written by torch.save"
+        reason = f"it would run {refused[1]}" if refused else "it is damaged, or holds no tensors"
         raise ValueError(
             f"{path} was not read: {reason}; of pickles, which can execute code, weights alone are: save safetensors"
         ) from None
     return _arrays(content, torch)
+
+
+def _weights_only(file: Any, torch: Any) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is a pickle that `torch.save` did not write: it writes zips, and once began with a number."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    return start[:1] == b"\x80" and _TORCH_MAGIC not in start
+
+
+_TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+
+
+def _read_plain(path: Path, torch: Any) -> Any:
+    known = {
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch.storage", "_load_from_bytes"): lambda data: _weights_only(io.BytesIO(data), torch),
+        ("collections", "OrderedDict"): collections.OrderedDict,
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) not in known:
+                raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
+            return known[module, name]
+
+    with path.open("rb") as file:
+        return Unpickler(file).load()
 
 
 def _arrays(content: Any, torch: Any) -> Any:

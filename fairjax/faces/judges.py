@@ -134,13 +134,15 @@ class FaceEmbedding(NamedTuple):
     aligned: bool  # turned and scaled by its landmarks; else its box, as it is
 
     def embed(self, params: Params, images: jax.Array, faces: Faces) -> jax.Array:
-        """Embeddings [n, d] of the faces in images [n, h, w, 3], summed over the face and its mirror image."""
+        """Embeddings [n, d], of length 1, of the faces in images [n, h, w, 3].
+
+        Of the sum over the face and its mirror image, as the authors' code has it, which made their bank.
+        """
         if self.aligned:
             chips = geometry.align(images, faces.landmarks, self.image_size)
         else:
             chips = geometry.crop(images, faces.boxes, self.image_size)
-        both = (self.network.apply(params, x) for x in (chips, chips[:, :, ::-1]))
-        return sum(normalise(embedding) for embedding in both)
+        return normalise(sum(self.network.apply(params, x) for x in (chips, chips[:, :, ::-1])))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,5 +177,5 @@ class Judges:
         ]
 
     def identity(self, params: dict[str, Params], images: jax.Array, faces: Faces) -> jax.Array:
-        """Face embeddings [n, d], summed over the face and its mirror image."""
+        """Face embeddings [n, d], of length 1."""
         return self.face.embed(params["face"], images, faces)

@@ -15,7 +15,7 @@ from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics
 from fairjax.faces.located import FixedBox, Locator
 from fairjax.models.functional import Params, cast
-from fairjax.pipeline import PORTRAITS, find
+from fairjax.pipeline import NETWORK, PORTRAITS, find
 
 _PICKLES = (".pt", ".pth")
 _VISION = {
@@ -106,7 +106,7 @@ def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[C
 
 def _semantics(name: str, dtype: jnp.dtype) -> tuple[Semantics, Params]:
     known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
-    folder = path(name, "semantics") if known else find(name, "judges.semantics")
+    folder = path(name, "semantics") if known else find(name, "judges.semantics", NETWORK)
     fields = folders.read_json(folder / "config.json")
     kind = fields.get("model_type")
     if kind not in _VISION:

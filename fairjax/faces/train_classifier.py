@@ -6,6 +6,7 @@ another seed, for measuring, and writes both with their confusion matrices on pi
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ YAML file of the form  attribute: {class: [value, ...], ...}  where the attribut
 def _parser() -> Parser:
     parser = Parser(prog="python -m fairjax.faces.train_classifier", description=__doc__, epilog=_EPILOG)
     add = parser.add_argument
-    add("--data", required=True, help="an image folder, or a dataset's name on the hub")
+    add("--data", "--dataset", required=True, help="an image folder, or a dataset's name on the hub")
     add("--subset", metavar="NAME", help="of a dataset on the hub that has several (FairFace: 1.25)")
     add("--labels", metavar="FILE.yaml", type=Path, help="what values of which columns mean (default: see below)")
     add("--detector", default="blazeface", help="blazeface, insightface, or whole: each picture is a face")
@@ -42,6 +43,10 @@ def main(argv: list[str]) -> None:
     for name in ("size", "steps", "batch_size"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} = {getattr(options, name)} must be at least 1")
+    if not 0 < options.learning_rate < math.inf:
+        raise UserError(f"--learning-rate = {options.learning_rate} must be above 0")
+    if not 0 <= options.adversary < math.inf:
+        raise UserError(f"--adversary = {options.adversary} must be a distance, 0 for none")
     from rich.console import Console
 
     from fairjax import parallel

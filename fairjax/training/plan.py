@@ -9,9 +9,14 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from fairjax import tables
 from fairjax.config import Experiment
+from fairjax.faces import reading
+from fairjax.faces.judges import check_agreement
 from fairjax.models.functional import num_params
-from fairjax.pipeline import PORTRAITS, on_hub
+from fairjax.pipeline import NETWORK, PIPELINE, PORTRAITS, on_hub
+from fairjax.prompts import subjects
+from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.run import check, prepare
 
@@ -34,6 +39,7 @@ def dry_run(config: Experiment, resume: bool, console: Console) -> None:
     }
     if missing:
         check(config, Path(config.output), resume)
+        _check_what_is_here(config, missing)
         plan["parameters, memory"] = "known when the models are here"
     else:
         finetuning, _, _ = prepare(config, resume)
@@ -58,11 +64,18 @@ def _target(config: Experiment) -> str:
 
 
 def _missing(config: Experiment) -> list[str]:
-    return [
-        name
-        for name in (config.model, *config.judges.semantics)
-        if not name.startswith(f"{PORTRAITS}/") and on_hub(name)
-    ]
+    asked = {config.model: PIPELINE} | dict.fromkeys(config.judges.semantics, NETWORK)
+    return [name for name, files in asked.items() if not name.startswith(f"{PORTRAITS}/") and on_hub(name, files)]
+
+
+def _check_what_is_here(config: Experiment, missing: list[str]) -> None:
+    """Reads all judges but those to download, and whom the run asks for."""
+    here = tuple(name for name in config.judges.semantics if name not in missing)
+    with blame("configuration"):
+        section = config.judges.model_copy(update={"semantics": here})
+        judges, (measuring, _) = reading.judges(section), reading.evaluation_judge(section)
+        target = tables.target(config.target, judges.judge.attributes, subjects(config.prompts).known)
+        check_agreement(target.attributes, judges.judge, measuring)
 
 
 def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
