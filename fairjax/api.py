@@ -11,7 +11,7 @@ import numpy as np
 
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import GUIDANCE_SCALE, Experiment, JudgesSection
+from fairjax.config import Experiment, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces import reading
@@ -40,7 +40,7 @@ def classify(images: np.ndarray, judges: JudgesSection = EMBEDDED) -> Seen:
 
 def measure_bias(
     pipeline: Pipeline, prompts: Sequence[str], num_images: int = 64, *, bundle: Bundle | None = None,
-    seed: int = 1_000, num_steps: int = 12, guidance_scale: float = GUIDANCE_SCALE,
+    seed: int = 1_000, num_steps: int = 12, guidance_scale: float | None = None,
     judges: JudgesSection = EMBEDDED,
 ) -> dict[str, float]:  # fmt: skip
     """The bias of each attribute: mean absolute difference of class frequencies, averaged over the prompts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,13 @@ Solver = Literal["dpm-solver++", "ddim"]
 
 CONFIG, ADAPTER = "config.yaml", "adapter"
 """What a run folder calls its configuration and the folder of its adapter."""
+
+
+def run_of(adapter: Path | None) -> Path | None:
+    """The configuration of the run that an adapter is of, given its folder or the run's, if it lies in one."""
+    places = [] if adapter is None else [adapter, adapter.parent] if adapter.name == ADAPTER else [adapter]
+    return next((place / CONFIG for place in places if (place / CONFIG).is_file()), None)
+
 
 PORTRAIT_BOX = (14.0, 12.0, 50.0, 48.0)
 """Where faces are in the embedded world, in pixels."""

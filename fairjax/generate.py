@@ -6,22 +6,23 @@ import re
 import sys
 from pathlib import Path
 
-from fairjax.config import GUIDANCE_SCALE
-from fairjax.schema import Parser, UserError, blame, command
+from fairjax.config import Experiment, run_of
+from fairjax.schema import Parser, UserError, blame, command, load
 
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m fairjax.generate", description=__doc__)
     parser.add_argument("prompts", nargs="+", help="what to show, in quotes")
-    parser.add_argument("--model", default="portraits", help="the embedded model, a diffusers folder, or a hub id")
+    parser.add_argument(
+        "--model",
+        help="portraits, a diffusers folder, or a hub id (default: the adapter's run's, else portraits)",
+    )
     parser.add_argument("--adapter", type=Path, help="an adapter or run folder: writes a before/after grid too")
     parser.add_argument("--num", type=int, default=16, help="images of each prompt (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
     parser.add_argument("--solver", choices=("dpm-solver++", "ddim"), default="dpm-solver++")
-    parser.add_argument(
-        "--guidance", type=float, default=GUIDANCE_SCALE, help=f"guidance scale (default: {GUIDANCE_SCALE})"
-    )
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's, else the model's)")
     parser.add_argument("--output", type=Path, default=Path("images"), help="where the images go (default: images)")
     return parser
 
@@ -40,12 +41,21 @@ def main(argv: list[str]) -> None:
     from fairjax.pipeline import Pipeline
 
     parallel.prepare()
+    run = run_of(options.adapter)
+    config = load(Experiment, run) if run else Experiment()
     with blame("--model"):
-        pipeline = Pipeline.from_pretrained(options.model)
+        pipeline = Pipeline.from_pretrained(options.model or config.model)
+    try:
+        pipeline.check_steps(options.steps, "--steps")
+    except ValueError as error:
+        raise UserError(str(error)) from None
     variants = {"before": {}}
     if options.adapter:
         with blame("--adapter"):
             variants["after"] = load_adapter(options.adapter, pipeline)
+    with blame(f"--output = {str(options.output)!r}"):
+        options.output.mkdir(parents=True, exist_ok=True)
+    guidance = options.guidance if options.guidance is not None or not run else config.training.guidance_scale
     made = {
         name: pipeline.generate(
             options.prompts,
@@ -53,12 +63,11 @@ def main(argv: list[str]) -> None:
             bundle=bundle,
             seed=options.seed,
             num_steps=options.steps,
-            guidance_scale=options.guidance,
+            guidance_scale=guidance,
             solver=options.solver,
         )
         for name, bundle in variants.items()
     }
-    options.output.mkdir(parents=True, exist_ok=True)
     for name, images in made.items():
         for place, (prompt, row) in enumerate(zip(options.prompts, images, strict=True)):
             stem = f"{place:02d}-" + re.sub(r"\W+", "-", prompt).strip("-")[:60]  # long prompts may begin alike

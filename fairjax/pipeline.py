@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 from fairjax import parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
+from fairjax.config import GUIDANCE_SCALE
 from fairjax.convert import folders
 from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
@@ -50,6 +51,9 @@ NETWORK = HubFiles(
     weights=("model*.safetensors",),
 )
 """A single network, as transformers publishes it."""
+
+_USUAL_GUIDANCE = 7.5
+"""Of Stable Diffusion, in diffusers."""
 
 _TABLE_STEPS = 50
 """`generate` compiles once for all numbers of steps up to this, and once for each that is larger."""
@@ -130,6 +134,7 @@ class Pipeline:
     image_size: tuple[int, int]  # height, width
     params: dict[str, Params]  # "text_encoder", "unet", "vae"; float32
     folder: Path
+    guidance_scale: float  # that it is made for
     dtype: jnp.dtype  # what UNet and autoencoder compute in
 
     @classmethod
@@ -146,6 +151,7 @@ class Pipeline:
         """
         _check_kind(find(name, files=_INDEX))  # before the weights of a kind that is not supported are downloaded
         folder = find(name)
+        guidance_scale = GUIDANCE_SCALE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
@@ -171,6 +177,7 @@ class Pipeline:
             image_size=tuple(side * 2 ** (len(vae.block_out_channels) - 1) for side in latent_shape[:2]),
             params=jax.tree.map(jnp.asarray, params),
             folder=folder,
+            guidance_scale=guidance_scale,
             dtype=jnp.dtype(dtype),
         )
 
@@ -237,9 +244,15 @@ class Pipeline:
         latents = chain.sample(denoise, network, context, noise, table, num_steps, **gradient)
         return self.decode(params, latents)
 
+    def check_steps(self, count: int, field: str) -> None:
+        """Raises a one-line ValueError where the model has not as many timesteps to take solver steps at."""
+        most = self.schedule.num_train_timesteps
+        if not 1 <= count <= most:
+            raise ValueError(f"{field} = {count} must be between 1 and {most}, the timesteps of the model")
+
     def generate(
         self, prompts: Sequence[str], num_images: int = 1, *, bundle: Bundle | None = None, seed: int = 0,
-        num_steps: int = 25, guidance_scale: float = 7.5, solver: str = "dpm-solver++", batch_size: int = 64,
+        num_steps: int = 25, guidance_scale: float | None = None, solver: str = "dpm-solver++", batch_size: int = 64,
         first: int = 0,
         on_batch: Callable[[int], None] = lambda images: None,
     ) -> np.ndarray:  # fmt: skip
@@ -250,10 +263,13 @@ class Pipeline:
 
         Args:
             bundle: the adapters to use, such as `load_adapter` reads.
+            guidance_scale: 1 is none; None is what the model is made for: 7.5, and 1 for the embedded one.
             solver: "dpm-solver++" (2M) or "ddim".
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
+        self.check_steps(num_steps, "num_steps")
+        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         bundle, mesh = bundle or {}, parallel.mesh()
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
@@ -337,8 +353,18 @@ def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, 
 
 
 def _read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
-    """Reads the tokenizer; raises ValueError where it pads prompts to more tokens than the text encoder takes."""
-    tokenizer, most = CLIPTokenizer.from_pretrained(folder), text.max_position_embeddings
+    """Reads the tokenizer.
+
+    Raises:
+        FileNotFoundError, ValueError: one line, where it is not there, is damaged, or pads prompts to more tokens than
+            the text encoder takes.
+    """
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder}: no vocab.json or tokenizer.json")
+    try:
+        tokenizer, most = CLIPTokenizer.from_pretrained(folder), text.max_position_embeddings
+    except Exception as error:  # of many kinds, for files of many kinds
+        raise ValueError(f"{folder} is no CLIP tokenizer: {' '.join(str(error).split())}") from None
     if tokenizer.model_max_length > most:  # 1e30 where its files do not say: diffusers fails there too
         raise ValueError(
             f"{folder}: model_max_length = {tokenizer.model_max_length} is more than the text encoder's "

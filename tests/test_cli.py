@@ -91,6 +91,13 @@ def test_every_shipped_experiment_can_start(path):
         (generate, ["a pilot", "--num", "0"], "--num = 0 must be at least 1"),
         (generate, ["a pilot", "--adapter", "nowhere"], "nowhere"),
         (generate, [], "required: prompts"),
+        (
+            generate,
+            ["a pilot", "--steps", "2000"],
+            "--steps = 2000 must be between 1 and 1000, the timesteps of",
+        ),
+        (train_program, ["--evaluation.num_steps", "2000"], "evaluation.num_steps = 2000 must be between 1 and 1000"),
+        (train_program, ["--training.num_steps", "[5, 2000]"], "training.num_steps = 2000 must be between 1 and 1000"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(program, arguments, message, mistake, tmp_path):
@@ -168,11 +175,12 @@ def test_help_starts_no_jax(program):
     assert "--training.steps" in shown and "optimizer steps" in shown
 
 
-def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys):
+def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys, mistake):
     run = tmp_path / "run"
     asked = [*TINY, *arguments(small_world), "--output", str(run)]
     assert train_program.main(asked) == 0
-    assert "an exactly fair model measures" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "an exactly fair model measures" in told and re.search(r"loss \d.*bias/gender \d.* images/s", told)
     left = {path.name for path in run.iterdir()}
     assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
     results = json.loads((run / "results.json").read_text())
@@ -199,11 +207,19 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
 
     drawn = tmp_path / "images"
-    prompt = ("a chef", "--model", str(small_world), "--num", "2", "--steps", "2", "--adapter", str(run))
+    prompt = ("a chef", "--num", "2", "--steps", "2", "--adapter", str(run))  # of the run's own model
     assert generate.main([*prompt, "--output", str(drawn)]) == 0
     before, after = (np.asarray(Image.open(drawn / f"00-a-chef-000-{name}.png"), int) for name in ("before", "after"))
     assert 0 < np.abs(before - after).mean() < 64  # the same noise, another adapter
     assert Image.open(drawn / "grid.png").size == (2 * 2 * SIDE, 2 * 2 * SIDE)  # twice their size
+
+    (tmp_path / "file").write_text("whatever")
+    for program, asked in ((generate, prompt), (eval_program, ("--adapter", run))):
+        assert f"output = '{tmp_path}/file': file exists" in mistake(
+            program.main, *asked, "--output", tmp_path / "file"
+        )
+    message = mistake(eval_program.main, "--adapter", run, "--evaluation.num_steps", 2000, "--output", tmp_path / "no")
+    assert "evaluation.num_steps = 2000 must be between 1 and 1000" in message and not (tmp_path / "no").exists()
 
 
 def test_generate_writes_a_grid_and_images_that_do_not_overwrite_each_other(small_world, tmp_path):

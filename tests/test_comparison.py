@@ -157,7 +157,7 @@ def test_a_bar_tells_class_and_confidence():
     probs = {"gender": np.array([[[0.5, 0.5], [0.0, 1.0]]])}
     side = grid.Side("before", images, probs, np.array([[True, False]]))
     sheet = np.asarray(grid.marked([side, side], ["a chef"], attributes))
-    colour = tuple(int(grid.palette(0)[0][i : i + 2], 16) for i in (1, 3, 5))
+    colour = tuple(int(grid.palette(0, ("a", "b"))[0][i : i + 2], 16) for i in (1, 3, 5))
     rows, columns = np.nonzero((sheet == colour).all(-1))
     bars = rows < sheet.shape[0] - 2 * grid._TITLE  # the legend stands below
     # the first image of each side has a bar of half the height; the one without a face has none
@@ -165,6 +165,14 @@ def test_a_bar_tells_class_and_confidence():
     left = np.unique(columns[bars])
     assert left.min() < grid._MARGIN + 128 and left.max() > sheet.shape[1] // 2
     assert len(left) == pytest.approx(2 * 126, abs=6)
+
+
+def test_any_number_of_classes_has_colours_of_its_own():
+    for number in range(4):
+        assert grid.palette(number, "ab") == grid.palette(number, "abcd")[:2]
+        for count in (1, 2, 4, 5, 9, 40):
+            colours = grid.palette(number, ["a"] * count)
+            assert len(set(colours)) == count and all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in colours)
 
 
 def test_a_plain_grid_has_every_image_in_its_place():

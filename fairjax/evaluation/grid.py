@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from fairjax.fairness.attributes import Attribute
 
@@ -39,9 +39,15 @@ def image_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
     return sheet.resize((sheet.width * _SCALE, sheet.height * _SCALE), Image.Resampling.LANCZOS)
 
 
-def palette(number: int) -> tuple[str, ...]:
+def palette(number: int, classes: Sequence[str]) -> tuple[str, ...]:
     """The colours of the classes of the attribute of this number."""
-    return _PALETTES[number % len(_PALETTES)]
+    colours, count = _PALETTES[number % len(_PALETTES)], len(classes)
+    if count <= len(colours):
+        return colours[:count]
+    known = np.array([ImageColor.getrgb(colour) for colour in colours])
+    places, own = np.linspace(0, 1, count), np.linspace(0, 1, len(colours))
+    between = np.stack([np.interp(places, own, channel) for channel in known.T], axis=1).round().astype(int)
+    return tuple("#{:02X}{:02X}{:02X}".format(*colour) for colour in between)
 
 
 def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[Attribute]) -> Image.Image:
@@ -87,7 +93,9 @@ def _bars(draw, place, width, probs, attributes, has_face) -> None:
         if has_face:
             chosen = int(probs[attribute.name].argmax())
             full = max(1, round((_BAR - 1) * float(probs[attribute.name][chosen])))
-            draw.rectangle((left, y + _BAR - 1 - full, right, y + _BAR - 1), fill=palette(number)[chosen])
+            draw.rectangle(
+                (left, y + _BAR - 1 - full, right, y + _BAR - 1), fill=palette(number, attribute.classes)[chosen]
+            )
 
 
 def _legend(draw, place, attributes, font) -> None:
@@ -96,7 +104,7 @@ def _legend(draw, place, attributes, font) -> None:
         title = attribute.name.replace("_", " ") + ":"
         draw.text((x, y), title, fill=_INK, font=font)
         x += draw.textlength(title, font=font) + 8
-        for label, fill in zip(attribute.classes, palette(number), strict=False):
+        for label, fill in zip(attribute.classes, palette(number, attribute.classes), strict=True):
             draw.rectangle((x, y + 3, x + 12, y + 15), fill=fill)
             draw.text((x + 17, y), label, fill=_INK, font=font)
             x += 17 + draw.textlength(label, font=font) + 14

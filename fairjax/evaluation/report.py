@@ -82,7 +82,7 @@ def write(
         kinds=list(results["before"]),
         counted=list(results["fair_floor"]),
         attributes=attributes,
-        palettes={attribute.name: palette(number) for number, attribute in enumerate(attributes)},
+        palettes={attribute.name: palette(number, attribute.classes) for number, attribute in enumerate(attributes)},
         dumbbells=[dumbbell(results, attribute) for attribute in targeted],
         frequencies=frequencies(results, attributes),
         sides=sides,
@@ -142,7 +142,7 @@ def frequencies(results: Mapping[str, Any], attributes: Sequence[Attribute]) -> 
             for when in ("before", "after"):
                 shares = results[when][kind][attribute.name]["frequencies"]
                 parts = [
-                    {"name": label, "share": shares[label] or 0.0, "colour": palette(number)[i]}
+                    {"name": label, "share": shares[label] or 0.0, "colour": palette(number, attribute.classes)[i]}
                     for i, label in enumerate(attribute.classes)
                 ]
                 rows.append({"when": when, "parts": parts})
@@ -190,7 +190,7 @@ def picture(
         if has_face:
             label = int(probs[attribute.name].argmax())
             sure = float(probs[attribute.name][label])
-            bars.append((palette(number)[label], sure, f"{attribute.classes[label]} {sure:.0%}"))
+            bars.append((palette(number, attribute.classes)[label], sure, f"{attribute.classes[label]} {sure:.0%}"))
             said.append(f"{attribute.classes[label]} ({sure:.0%})")
     place = None
     if has_face and box is not None:

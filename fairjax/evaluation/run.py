@@ -27,11 +27,13 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
         target = tables.target(config.target, judge.attributes, asked_for.known)
         prompts = asked_for.measuring(config.evaluation.subjects)
         judge.check(pipeline.image_size)
+        pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
         folder = Path(config.output)
         comparison = Comparison(pipeline, judge, params, target, prompts, config, folder)
     with blame("--adapter"):
         bundle = load_adapter(adapter, pipeline)
-    folder.mkdir(parents=True, exist_ok=True)
+    with blame(f"output = {config.output!r}"):
+        folder.mkdir(parents=True, exist_ok=True)
     with bars(console) as progress:
         for name, chosen in (("before", {}), ("after", bundle)):
             comparison.measure(name, chosen, counting(progress, name, comparison.num_images))

@@ -77,6 +77,7 @@ class Finetuning:
             except ValueError as error:
                 raise ValueError(f"adapter.num_tokens: {error}") from None
         training, devices = self.config.training, self.mesh.size
+        self.pipeline.check_steps(training.num_steps[1], "training.num_steps")
         prompts, images = training.prompts_per_step, training.images_per_prompt
         if prompts * images % devices:
             apart = devices // math.gcd(prompts, devices)

@@ -63,6 +63,7 @@ def prepare(config: Experiment, resume: bool) -> tuple[Finetuning, Judge, dict[s
     with blame("configuration"):
         finetuning = Finetuning(config)
         judge, params = reading.evaluation_judge(config.judges)
+        finetuning.pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
         check_agreement(finetuning.target.attributes, finetuning.judges.judge, judge)
     check_client(config.training.wandb)
     check(config, Path(config.output), resume)
