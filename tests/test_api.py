@@ -13,7 +13,9 @@ import fairjax
 from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.faces import reading
-from fairjax.portraits import world
+from fairjax.pipeline import Pipeline, find
+from fairjax.portraits import captions, world
+from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.pretrain import SEED, UNBIASED
 
 README = Path(__file__).parents[1] / "README.md"
@@ -37,7 +39,7 @@ def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys)
     bundle = bundles.init(("text_encoder",), pipeline.params, 2, 1, jax.random.key(0))
     fairjax.save_adapter(bundle, pipeline, Path("runs/portraits-gender/adapter"))
     for module in (pipelines, reading):
-        monkeypatch.setattr(module, "find", lambda name, field="": small_world)
+        monkeypatch.setattr(module, "find", lambda *_, **__: small_world)
     made = {}
     exec(lines_of_readme(), made)  # noqa: S102 (our own)
     told = capsys.readouterr().out.splitlines()
@@ -65,6 +67,26 @@ def test_bias_is_what_counting_what_is_classified_gives(small_world):
             shares = [np.mean(labels[there] == number) for number in range(probs.shape[-1])]
             expected.append(np.mean([abs(a - b) for i, a in enumerate(shares) for b in shares[:i]]))
         assert bias[name] == pytest.approx(np.mean(expected), abs=1e-6), name
+
+
+def test_what_ships_is_small_and_codes_portraits_well():
+    """docs/portraits.md has the figures, of more of them; this is what would show that something broke."""
+    folder = find("portraits")
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 20e6
+    drawn = world.render_many(range(UNBIASED, UNBIASED + 64), SEED, biased=False)["image"].astype(np.float32)
+    pipeline = Pipeline.from_pretrained()
+    vae, params = pipeline.vae, pipeline.params["vae"]
+    mean = vae.apply(params, drawn / 127.5 - 1, method="encode").mean
+    coded = np.clip(vae.apply(params, mean, method="decode"), -1, 1)
+    assert 10 * np.log10(4 / np.mean((coded - (drawn / 127.5 - 1)) ** 2)) >= 27  # dB
+
+
+def test_the_shipped_model_draws_what_it_is_asked_for():
+    names = [occupation.name for occupation in OCCUPATIONS]
+    prompts = [captions.fill("a photo of the face of a {occupation}, a person", name) for name in names]
+    images = Pipeline.from_pretrained().generate(prompts, num_steps=12)
+    seen = fairjax.classify(images)
+    assert seen.has_face.mean() >= 0.95 and (seen.recognised[:, 0] == np.arange(len(names))).mean() >= 0.9
 
 
 def test_portraits_are_classified_as_they_were_drawn():

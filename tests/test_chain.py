@@ -226,6 +226,31 @@ def test_exact_and_truncated_gradients_equal_autodiff_through_the_unrolled_chain
     close(actual(*world, 6), expected(*world), 1e-5)
 
 
+def test_the_exact_gradient_of_a_guided_unet_equals_autodiff(unet):
+    """Through a real network and guidance, in parameters and prompt embeddings."""
+    _, network, params = unet
+    denoise = guided(network.apply, SCALE)
+    noise, target, uncond, cond = draw(7, *[(2, 8, 8, 4)] * 2, *[(2, 5, 12)] * 2)
+
+    def unrolled(params, context):
+        x, previous = noise, jnp.zeros_like(noise)
+        for i in range(3):
+            step = solvers.Steps(*(rows[2, i] for rows in TABLE.steps))
+            data = solvers.data_prediction(step, x, denoise(params, x, jnp.full(len(x), step.timestep), context))
+            x, previous = solvers.advance(step, x, data, previous), data
+        return (x * target).sum()
+
+    def chained(params, context):
+        return (sample(denoise, params, context, noise, TABLE, 3, gradient="exact") * target).sum()
+
+    expected, actual = (
+        jax.jit(jax.grad(function, (0, 1)))(params, Conditioning(uncond, cond)) for function in (unrolled, chained)
+    )
+    close(actual[1], expected[1], 1e-4)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=1e-4 * largest), actual[0], expected[0])
+
+
 @pytest.mark.parametrize("mode", ["adjusted", "uniform"])
 def test_gradient_does_not_depend_on_the_microbatch(world, mode):
     def gradient(microbatch, num_steps):

@@ -59,6 +59,11 @@ def test_people_are_skewed_as_the_occupation_says(biased):
     for share in {o.old for o in OCCUPATIONS}:
         rows = shown & np.isin(biased["occupation"], [i for i, o in enumerate(OCCUPATIONS) if o.old == share])
         assert abs((biased["age"][rows] == 1).mean() - share) < 5 * np.sqrt(share * (1 - share) / rows.sum())
+    for shares in {o.tones for o in OCCUPATIONS}:
+        rows = shown & np.isin(biased["occupation"], [i for i, o in enumerate(OCCUPATIONS) if o.tones == shares])
+        for label, share in enumerate(shares):
+            found = (biased["skin_tone"][rows] == label).mean()
+            assert abs(found - share) < 5 * np.sqrt(share * (1 - share) / rows.sum()), (shares, label)
 
 
 def test_unbiased_people_are_spread_evenly_in_every_attribute(unbiased):

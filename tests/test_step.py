@@ -346,6 +346,15 @@ def test_a_step_in_which_no_image_shows_a_face_is_finite_and_counted(case):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+def test_a_prompt_whose_images_have_no_target_is_counted_apart_from_one_whose_have(case):
+    """A distribution that asks for what all images of the first are: where every image is, is told for each prompt."""
+    wished = np.array(case.batch.distributions)
+    wished[0] = 1 / 4
+    _, scalars, _ = case.take(case.with_attributes_alike(), distributions=jnp.asarray(wished))
+    assert scalars["prompts_without_target"] == 1 and 0 < scalars["targeted"] < 1
+    assert np.isfinite(list(scalars.values())).all()
+
+
 def test_a_step_in_which_no_image_is_sure_of_a_target_is_finite_and_counted(case):
     """Images that look alike are as likely to be assigned each class: nothing is aligned, the rest still pulls."""
     even = jnp.full_like(case.batch.distributions, 1 / 4)

@@ -44,15 +44,26 @@ def random_probs(seed, size, *classes):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.0, 1.0])
-def test_closed_form_is_the_binomial_tail_and_equals_enumeration(share):
-    cost = joint_cost(random_probs(0, 17, 2))
-    valid = np.arange(17) != 3
+@pytest.mark.parametrize("size", [1, 2, 17, 96])
+def test_closed_form_is_the_binomial_tail_and_equals_enumeration(size, share):
+    cost = joint_cost(random_probs(0, size, 2))
+    valid = np.arange(size) != 3
     wished = jnp.array([1 - share, share])
     closed = jax.jit(two_class_q)(cost, wished, valid)
     # float32 against float32: 1e-5 is a hundred roundings.
     np.testing.assert_allclose(closed, enumerate_q(cost, wished, valid), atol=1e-5)
     rank = np.argsort(np.argsort(np.asarray(cost[:, 1] - cost[:, 0])[valid]))
-    np.testing.assert_allclose(closed[valid, 1], scipy.stats.binom.sf(rank, 16, share), atol=1e-5)
+    np.testing.assert_allclose(closed[valid, 1], scipy.stats.binom.sf(rank, valid.sum(), share), atol=1e-5)
+
+
+def test_images_that_are_alike_share_what_there_is_to_assign():
+    """Ties: whichever of them is taken, the classes are given out as often as is wished, and at no other cost."""
+    probs = np.float32([[0.9, 0.1]] * 5 + [[0.2, 0.8]] * 4)
+    cost, valid, wished = joint_cost((probs,)), np.ones(9, bool), jnp.array([0.7, 0.3])
+    closed, enumerated = jax.jit(two_class_q)(cost, wished, valid), enumerate_q(cost, wished, valid)
+    for q in (closed, enumerated):
+        np.testing.assert_allclose(q.sum(0), 9 * np.array([0.7, 0.3]), atol=1e-4)
+    assert (closed * cost).sum() == pytest.approx(float((enumerated * cost).sum()), abs=1e-5)
 
 
 def test_enumeration_is_the_multinomial_expectation_of_linear_programs():

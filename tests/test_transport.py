@@ -40,7 +40,24 @@ def check_exact(assignment, cost, counts, valid):
     assert abs(found - optimal_cost(cost, counts, valid)) <= 1e-5
 
 
-@pytest.mark.parametrize("size,classes", [(1, 2), (16, 2), (16, 5), (32, 4), (64, 8), (96, 16), (24, 16)])
+@pytest.mark.parametrize(
+    "size,classes",
+    [
+        (1, 2),
+        (1, 16),
+        (2, 7),
+        (7, 12),
+        (16, 2),
+        (16, 5),
+        (24, 16),
+        (32, 4),
+        (49, 3),
+        (64, 8),
+        (83, 10),
+        (96, 2),
+        (96, 16),
+    ],
+)
 def test_cost_equals_linear_programming_on_random_problems(size, classes):
     rng = np.random.default_rng([size, classes])
     for _ in range(30):

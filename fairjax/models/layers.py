@@ -28,8 +28,8 @@ def conv(
     rngs: nnx.Rngs,
     dtype: Dtype = None,
     stride: int = 1,
-    padding=None,
-):
+    padding: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> nnx.Conv:
     """A convolution padded as PyTorch's `padding=kernel // 2`, unless `padding` says otherwise."""
     if padding is None:
         padding = ((kernel // 2, kernel // 2),) * 2
