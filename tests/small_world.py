@@ -67,20 +67,25 @@ def write_classifier(folder, heads, images, rng):
     classifiers.save(classifier, params, folder)
 
 
-def build(folder):
-    """Writes the world into `folder`: prompts, attributes and occupations are those of the embedded one."""
+def build(folder, unet=UNET, **text_fields):
+    """Writes the world into `folder`: prompts, attributes and occupations are those of the embedded one.
+
+    Args:
+        unet: the configuration of its UNet, of 8 x 8 x 4 latents.
+        text_fields: of the text encoder, in place of the embedded one's.
+    """
     rng, embedded = np.random.default_rng(0), find("portraits")
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(embedded / part, folder / part)
     text = CLIPTextConfig.from_dict(folders.read_json(embedded / "text_encoder" / "config.json"))
     small = {"hidden_size": WIDTH, "intermediate_size": 32, "projection_dim": WIDTH, "num_hidden_layers": 1}
-    text = dataclasses.replace(text, num_attention_heads=2, **small)
+    text = dataclasses.replace(text, num_attention_heads=2, **small | text_fields)
     write(folder / "text_encoder", "model", functional(lambda rngs: CLIPTextModel(text, rngs=rngs)), text, rng)
-    unet, vae = (
-        functional(lambda rngs: UNet2DConditionModel(UNET, rngs=rngs)),
+    denoiser, vae = (
+        functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs)),
         functional(lambda rngs: AutoencoderKL(VAE, rngs=rngs)),
     )
-    write(folder / "unet", folders.WEIGHTS, unet, UNET, rng)
+    write(folder / "unet", folders.WEIGHTS, denoiser, unet, rng)
     params = write(folder / "vae", folders.WEIGHTS, vae, VAE, rng)
     latents = rng.normal(size=(64, 8, 8, 4)).astype(np.float32)
     images = np.clip(jax.jit(partial(vae.apply, method="decode"))(params, latents), -1, 1)

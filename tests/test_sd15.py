@@ -1,11 +1,13 @@
 """The paper's experiments: each traces at Stable Diffusion's size, and runs through detector, crops and all losses."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_world
 from rich.console import Console
 from small_models import CONFIGS, draw_over_photos, finetuning_of, over, photograph, small_config
 
@@ -14,6 +16,7 @@ from fairjax import parallel
 from fairjax.config import Experiment
 from fairjax.schema import load
 from fairjax.training import step as steps
+from fairjax.training.finetuning import Finetuning
 from fairjax.training.plan import dry_run
 
 EVERY_EXPERIMENT = pytest.mark.parametrize(
@@ -58,13 +61,33 @@ def test_the_training_step_traces_at_full_size_on_eight_devices(path):
 
 
 @pytest.mark.slow
-def test_stable_diffusion_2_1_runs_by_its_name_alone():
+def test_the_training_step_traces_at_the_size_of_stable_diffusion_2_1():
     """Other text encoder, heads, projections, prediction and size; the experiment is the same."""
     path = next(path for path in CONFIGS if path.stem == "exp4-gender-race-age-both")
     check_trace(load(Experiment, path, {}), full_size.SD21)
 
 
 # Run, at reduced width.
+
+
+def test_a_model_of_stable_diffusion_2s_kind_is_finetuned_by_its_folder_alone(tmp_path):
+    """Heads for each block, linear projections, another activation, and velocities: all from its own files."""
+    wider = dataclasses.replace(
+        small_world.UNET, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+        attention_head_dim=(4,), use_linear_projection=True,
+    )  # fmt: skip
+    small_world.build(tmp_path / "sd2", wider, hidden_act="gelu")
+    scheduler = tmp_path / "sd2" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"epsilon"', '"v_prediction"'))
+    asked = {"adapter.kinds": ("text_encoder", "unet"), "training.num_steps": (2, 2), "training.images_per_prompt": 4}
+    finetuning = Finetuning(load(Experiment, None, small_world.fields(tmp_path / "sd2") | asked), parallel.mesh(1))
+    assert finetuning.pipeline.schedule.prediction_type == "v_prediction"
+    start = finetuning.initial()
+    batch, _ = finetuning.batch(0, start.bundle)
+    state, scalars, _ = finetuning._program(start, finetuning._frozen, batch)
+    assert all(np.isfinite(value) for value in jax.tree.leaves(scalars)) and scalars["gradient_norm"] > 0
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start.bundle, state.bundle)
+    assert all(max(jax.tree.leaves(moved[kind])) > 0 for kind in asked["adapter.kinds"])
 
 
 @pytest.fixture(scope="module")

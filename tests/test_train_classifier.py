@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import skimage.data
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -210,6 +211,23 @@ def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_p
     classifier, params = classifiers.load(tmp_path / "classifier")
     again = classifier_training.confusion(classifier, jax.tree.map(np.asarray, params), parts[1])
     np.testing.assert_array_equal(again["skin_tone"], matrices["skin_tone"])
+
+
+@pytest.mark.slow
+def test_the_command_trains_one_to_follow_and_one_to_measure(portraits, tmp_path):
+    """Two folders that a configuration can name, from two seeds, each with what it takes for what."""
+    (tmp_path / "labels.yaml").write_text(
+        yaml.safe_dump({"gender": {name: list(values) for name, values in MAPPING["gender"].items()}})
+    )
+    asked = ["--dataset", str(portraits), "--labels", str(tmp_path / "labels.yaml"), "--detector", "whole"]
+    how = ["--network", "small", "--size", "32", "--steps", "2", "--batch-size", "8"]
+    assert train_classifier.main([*asked, *how, "--output", str(tmp_path / "run")]) == 0
+    read = [classifiers.load(tmp_path / "run" / name) for name in ("classifier", "classifier_eval")]
+    first, second = (np.asarray(params["features"][0]["0"]["kernel"]) for _, params in read)
+    assert np.abs(first - second).max() > 0.01
+    for name in ("classifier", "classifier_eval"):
+        told = json.loads((tmp_path / "run" / name / "held_out.json").read_text())
+        assert told["gender"]["classes"] == ["female", "male"] and np.sum(told["gender"]["rows_are_labels"]) > 10
 
 
 def test_statistics_taken_anew_are_those_of_the_weights():

@@ -243,7 +243,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.pretrain", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/portraits"), help="where stages keep their state")
     parser.add_argument("--output", type=Path, default=export.WEIGHTS_FOLDER, help="where the finished model goes")
-    parser.add_argument("--stages", default=",".join(FITS), help="which stages to run (default: all, then export)")
+    parser.add_argument("--report", type=Path, default=Path("docs"), help="where the report of its quality goes")
+    parser.add_argument(
+        "--stages", default=",".join(FITS), help="which stages to run (default: all, then export and report)"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery")
     arguments = parser.parse_args(argv)
     parallel.prepare()
@@ -261,6 +264,10 @@ def main(argv: list[str] | None = None) -> int:
     if set(wanted) == set(FITS):
         export.export(work, arguments.output)
         console.print(f"wrote {arguments.output}")
+        from fairjax.portraits import quality  # which knows what this trains on
+
+        each = max(2, round(quality.EACH * min(arguments.scale, 1)))
+        quality.main(["--model", str(arguments.output), "--output", str(arguments.report), "--each", str(each)])
     return 0
 
 

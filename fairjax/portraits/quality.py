@@ -1,4 +1,7 @@
-"""How good the embedded world is: `python -m fairjax.portraits.quality` measures it and writes docs/portraits.md."""
+"""How good the embedded world is: `python -m fairjax.portraits.quality` measures it and writes docs/portraits.md.
+
+The pretraining does so at its end.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from fairjax.faces import reading
 from fairjax.faces.judges import Judge
 from fairjax.fairness import metrics
 from fairjax.models.functional import Params
-from fairjax.pipeline import PORTRAITS, Pipeline, to_uint8
+from fairjax.pipeline import PORTRAITS, Pipeline, find, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
 
-_EACH, _STEPS = 24, 25
+EACH, _STEPS = 24, 25
 """Images of each occupation, and how they are sampled."""
 
 _PAGE = """# The embedded world: portraits
@@ -121,12 +124,13 @@ def _obeyed(pipeline: Pipeline, judge: Judge, params: dict[str, Params], names: 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.quality", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs"), help="where the page and its pictures go")
-    parser.add_argument("--each", type=int, default=_EACH, help="samples of each occupation")
+    parser.add_argument("--model", default=PORTRAITS, help="a folder that the pretraining wrote (default: what ships)")
+    parser.add_argument("--each", type=int, default=EACH, help="samples of each occupation")
     options = parser.parse_args(argv)
     parallel.prepare()
     console = Console(highlight=False)
     options.output.mkdir(parents=True, exist_ok=True)
-    pipeline = Pipeline.from_pretrained(PORTRAITS)
+    pipeline = Pipeline.from_pretrained(options.model)
 
     # drawn after those that the networks were trained on, with the attributes spread evenly
     rows = world.render_many(range(UNBIASED, UNBIASED + HELD_OUT), SEED, biased=False)
@@ -141,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"sampling {len(prompts) * options.each} images")
     images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
 
-    section = JudgesSection()
+    folder = find(options.model)
+    section = JudgesSection(classifiers=(f"{folder}/classifier",), evaluation=(f"{folder}/classifier_eval",))
     judges = {
         "classifier": reading.judge(section, section.classifiers, "classifiers"),
         "classifier_eval": reading.evaluation_judge(section),
