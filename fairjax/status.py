@@ -1,0 +1,114 @@
+"""A run at a glance: `python -m fairjax.status runs/NAME`. Reads what the run writes, and nothing of JAX."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairjax.config import CONFIG, Experiment
+from fairjax.schema import Parser, UserError, command, load
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 40
+_STALLED = 10
+"""A run of which nothing was heard for so many times its usual step is called so."""
+
+
+def curve(values: Sequence[float], width: int = _WIDTH) -> str:
+    """The values as one line of blocks, means over equal parts where there are more than fit; 0 is the lowest."""
+    parts = min(width, len(values))
+    edges = [round(i * len(values) / parts) for i in range(parts + 1)]
+    means = [statistics.fmean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    highest = max(max(means), 1e-12)
+    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, max(0, int(mean / highest * len(_BLOCKS))))] for mean in means)
+
+
+def status(folder: Path, now: float) -> list[str]:
+    """What there is to say of a run, line by line.
+
+    Args:
+        now: seconds since the epoch.
+
+    Raises:
+        UserError: one line, where the folder is of no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no run: no {CONFIG} in it")
+    config = load(Experiment, folder / CONFIG)
+    rows, log = _rows(folder / "log.jsonl"), folder / "log.jsonl"
+    kinds = ", ".join(config.adapter.kinds)
+    lines = [f"{folder}: {' x '.join(config.target.attributes)}, {kinds} of {config.model}"]
+    warnings = [f"{path.name}: a checkpoint that was damaged" for path in sorted(folder.glob("checkpoints/damaged/*"))]
+    if not rows:
+        return [*lines, "no step taken yet", *_checkpoint(folder, now), *(f"warning: {w}" for w in warnings)]
+    done, steps = rows[-1]["step"], config.training.steps
+    usual = statistics.median(row["seconds"] for row in rows[-50:])
+    images = config.training.prompts_per_step * config.training.images_per_prompt
+    silent = now - log.stat().st_mtime
+    ended = (folder / "results.json").is_file() and done >= steps
+    speed = f"{usual:.3g} s a step, {images / max(usual, 1e-9):.3g} images/s"
+    if ended:
+        lines.append(f"all {steps} steps taken and measured; {speed}")
+    elif done >= steps:
+        lines.append(f"all {steps} steps taken, not yet measured; {speed}")
+    else:
+        left = f"{_duration((steps - done) * usual)} left" if silent <= _STALLED * usual else "not running"
+        lines.append(f"step {done} of {steps} ({done / steps:.0%}); {speed}; {left}")
+    for name in ["loss", *(name for name in rows[-1] if name.startswith("bias/"))]:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values:
+            first, last = (statistics.fmean(part) for part in (values[:20], values[-20:]))
+            lines.append(f"{name:<24} {first:.3f} {curve(values)} {last:.3f}")
+    lines += _checkpoint(folder, now)
+    bad = [row["step"] for row in rows if row.get("loss") is None or row.get("gradient_norm") is None]
+    if bad:
+        warnings.append(f"{len(bad)} steps were skipped, the last of them {bad[-1]}: a loss or gradient was not finite")
+    without = statistics.fmean(row.get("prompts_without_target") or 0 for row in rows[-50:])
+    if without > config.training.prompts_per_step / 2:
+        warnings.append("of most prompts no image has a target: no face, or none that is sure (loss.threshold)")
+    if not ended and done < steps and silent > _STALLED * usual:
+        warnings.append(f"no step for {_duration(silent)}: ended, or stalled (--resume goes on)")
+    return [*lines, *(f"warning: {warning}" for warning in warnings)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a kill may have cut the last one short."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _checkpoint(folder: Path, now: float) -> list[str]:
+    kept = [path for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+    if not kept:
+        return ["no checkpoint yet"]
+    newest = max(kept, key=lambda path: int(path.name))
+    return [f"last checkpoint: step {newest.name}, {_duration(now - newest.stat().st_mtime)} ago"]
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@command
+def main(argv: list[str]) -> None:
+    parser = Parser(prog="python -m fairjax.status", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run folder, as train.py leaves it")
+    for number, folder in enumerate(parser.parse_args(argv).runs):
+        print("\n" * (number > 0) + "\n".join(status(folder, time.time())))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""`python -m fairjax.status`: what it says of runs in each of their states."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fairjax import status
+from fairjax.config import Experiment
+from fairjax.schema import dump, load
+
+NOW = 1_700_000_000
+
+
+@pytest.fixture
+def run(tmp_path):
+    """(steps taken, fields of a step) -> a run of 100 steps, of 2 s and 32 images each, the last a second ago."""
+
+    def write(taken, ago=1, **fields):
+        config = load(Experiment, None, {"training.steps": 100})
+        (tmp_path / "config.yaml").write_text(dump(config))
+        rows = [
+            {"step": n + 1, "seconds": 2.0, "loss": 2 - n / 100, "bias/gender": 0.8 - n / 200, "gradient_norm": 1.0}
+            for n in range(taken)
+        ]
+        for number, row in enumerate(rows):
+            row |= {name: value(number) for name, value in fields.items()}
+        log = tmp_path / "log.jsonl"
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 1')  # as a kill leaves it
+        os.utime(log, (NOW - ago,) * 2)
+        return tmp_path
+
+    return write
+
+
+def told(folder):
+    return "\n".join(status.status(folder, NOW))
+
+
+def test_a_run_under_way(run):
+    folder = run(40)
+    for step in ("20", "40"):
+        (folder / "checkpoints" / step).mkdir(parents=True)
+        os.utime(folder / "checkpoints" / step, (NOW - 5,) * 2)
+    text = told(folder)
+    assert "step 40 of 100 (40%); 2 s a step, 16 images/s; 2 min left" in text
+    assert "last checkpoint: step 40, 5 s ago" in text and "warning" not in text
+    bias = next(line for line in text.splitlines() if line.startswith("bias/gender"))
+    first, last = (float(bias.split()[i]) for i in (1, -1))  # means of the first and last twenty
+    assert (first, last) == pytest.approx((0.7525, 0.6525), abs=1e-3)
+    assert bias.split()[2][0] == "█" and len(bias.split()[2]) == 40
+
+
+def test_what_is_wrong_is_said(run):
+    folder = run(40, ago=100, loss=lambda n: None if n % 10 == 3 else 1.0, prompts_without_target=lambda n: 4)
+    (folder / "checkpoints" / "damaged" / "20-0").mkdir(parents=True)
+    text = told(folder)
+    assert "4 steps were skipped, the last of them 34" in text and "not running" in text
+    assert "of most prompts no image has a target" in text and "no step for 2 min" in text
+    assert "20-0: a checkpoint that was damaged" in text and "no checkpoint yet" in text
+
+
+def test_a_run_that_has_ended_or_not_begun(run):
+    assert "no step taken yet" in told(run(0))
+    folder = run(100, ago=10_000)
+    assert "all 100 steps taken, not yet measured" in told(folder) and "warning" not in told(folder)
+    (folder / "results.json").write_text("{}")
+    assert "all 100 steps taken and measured" in told(folder) and "warning" not in told(folder)
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path, mistake):
+    assert "holds no run: no config.yaml in it" in mistake(status.main, tmp_path)
+
+
+def test_it_answers_without_jax(run):
+    folder = run(3)
+    code = (
+        f"import sys; from fairjax import status; status.main(['{folder}']); "
+        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0 and "step 3 of 100" in shown.stdout, shown.stderr
+
+
+def test_curves_are_means_of_parts():
+    assert status.curve([0, 1]) == "▁█" and status.curve([1] * 100, 10) == "█" * 10
+    assert status.curve([0] * 50 + [4] * 50, 4) == "▁▁██" and status.curve([0.0, 0.0]) == "▁▁"
