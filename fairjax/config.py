@@ -197,6 +197,9 @@ class TrainingSection(Section):
     microbatch: int | None = Field(
         None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"
     )
+    max_skipped: int = Field(
+        10, ge=1, description="steps in a row without a finite loss and gradient, after which the run ends and says why"
+    )
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
     images_every: int = Field(50, ge=1, description="steps between image grids in the log")
     wandb: str | None = Field(None, description="a Weights & Biases project to log to as well (pip install wandb)")

@@ -180,7 +180,11 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     asked = [*TINY, *arguments(small_world), "--output", str(run)]
     assert train_program.main(asked) == 0
     told = capsys.readouterr().out
-    assert "an exactly fair model measures" in told and re.search(r"loss \d.*bias/gender \d.* images/s", told)
+    assert (
+        "an exactly fair model measures" in told
+        and "first step after" in told
+        and re.search(r"loss \d.*bias/gender \d.* images/s", told)
+    )
     left = {path.name for path in run.iterdir()}
     assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
     results = json.loads((run / "results.json").read_text())

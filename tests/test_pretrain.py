@@ -11,7 +11,8 @@ from rich.console import Console
 
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import learning
-from fairjax.portraits import recipe, stages, tokenizer
+from fairjax.pipeline import Pipeline
+from fairjax.portraits import pretrain, recipe, stages, tokenizer
 from fairjax.portraits.quality import frechet, told_from_others
 from fairjax.training.fit import Fit, fit, overlay
 
@@ -74,6 +75,18 @@ def test_a_stopped_stage_goes_on_to_the_same_numbers(tmp_path, quiet):
         fit("line", tmp_path / "cut", plan, START, line, killed, jax.random.key(0), quiet)
     resumed = fit("line", tmp_path / "cut", plan, START, line, points, jax.random.key(0), quiet)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+@pytest.mark.slow
+def test_the_whole_pretraining_leaves_a_folder_that_both_worlds_read_and_a_report(tmp_path):
+    """Every stage for a few steps on little data; then diffusers, the pipeline, the judges and the report."""
+    where = ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "world"), "--report", str(tmp_path / "docs")]
+    assert pretrain.main([*where, "--scale", "0.001"]) == 0
+    diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "world")
+    pipeline = Pipeline.from_pretrained(tmp_path / "world")
+    assert pipeline.generate(["a chef"], num_steps=2, guidance_scale=1.0).shape == (1, 1, 64, 64, 3)
+    page = (tmp_path / "docs" / "portraits.md").read_text()
+    assert "occupation recognised in samples" in page and (tmp_path / "docs" / "portraits_samples.png").is_file()
 
 
 def test_overlay_replaces_only_what_it_names():

@@ -15,7 +15,7 @@ from fairjax import parallel
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
 from fairjax.models.functional import num_params
-from fairjax.schema import load
+from fairjax.schema import UserError, load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning
 
@@ -145,12 +145,56 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
     bundle = {"unet": {"layer": {"down": jnp.ones((2, 1)), "up": jnp.zeros((1, 2))}}}
     start = states.initial(bundle, section)
     bad = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), bundle)
-    after = states.update(start, bad, section)
+    after = states.update(start, jnp.float32(1), bad, section)
     assert (int(after.step), int(after.skipped)) == (1, 1)
     np.testing.assert_array_equal(leaves(after.bundle), leaves(bundle))
-    good = states.update(after, jax.tree.map(jnp.ones_like, bundle), section)
+    worse = states.update(start, jnp.float32(jnp.nan), jax.tree.map(jnp.ones_like, bundle), section)
+    assert int(worse.skipped) == 1 and (leaves(worse.bundle) == leaves(bundle)).all()
+    good = states.update(after, jnp.float32(1), jax.tree.map(jnp.ones_like, bundle), section)
     assert (int(good.step), int(good.skipped)) == (2, 1)
     assert np.abs(leaves(good.bundle) - leaves(bundle)).max() > 0
+
+
+BROKEN = {  # whose weights are not finite -> what is told
+    "text_encoder": "the frozen model's pixels of image 0 of '",
+    "unet": "the frozen model's pixels of image 0 of '",
+    "vae": "the frozen model's pixels of image 0 of '",
+    "classifier": "what classifiers say of the frozen model's of image 0 of '",
+    "semantics": "the image semantics of image 0 of '",
+    "face": "the face embedding of image ",
+}
+
+
+@pytest.fixture(scope="module")
+def breakable(small_world):
+    asked = {"training.steps": 8, "training.max_skipped": 3, "training.num_steps": (2, 2), "training.grad_steps": 1}
+    return Finetuning(load(Experiment, None, fields(small_world) | asked), parallel.mesh(1))
+
+
+@pytest.mark.parametrize("network", BROKEN)
+def test_a_run_whose_numbers_are_not_finite_ends_and_says_why(network, breakable, tmp_path, monkeypatch):
+    """Each network's output in turn: no step changes the adapter, the third ends the run, and it can be continued."""
+    frozen, kept = breakable._frozen, Checkpoints(tmp_path / "checkpoints")
+    judges = frozen.judges
+    broken = lambda tree: jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tree)  # noqa: E731
+    if network == "classifier":
+        judge = judges["judge"] | {"classifiers": broken(judges["judge"]["classifiers"])}
+        frozen = frozen._replace(judges=judges | {"judge": judge})
+    elif network in judges:
+        frozen = frozen._replace(judges=judges | {network: broken(judges[network])})
+    else:
+        frozen = frozen._replace(pipeline=frozen.pipeline | {network: broken(frozen.pipeline[network])})
+    monkeypatch.setattr(breakable, "_frozen", frozen)
+    told = []
+    with pytest.raises(UserError) as error:
+        breakable.run(kept, told.append)
+    assert "3 steps in a row were not finite, the last of them step 3: " + BROKEN[network] in str(error.value)
+    assert "\n" not in str(error.value) and [progress.step for progress in told] == [1, 2, 3]
+    assert kept.latest() == 3
+    state = kept.restore(3, breakable.initial())
+    assert int(state.skipped) == 3
+    np.testing.assert_array_equal(leaves(state.bundle), leaves(breakable.initial().bundle))
+    kept.close()
 
 
 def test_every_subject_comes_once_before_any_comes_again(one_device):

@@ -22,10 +22,10 @@ def alignment_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def normalise(features: jax.Array) -> jax.Array:
-    """`features` [..., d] at length 1; zero, with zero gradient, where they are zero."""
+    """`features` [..., d] at length 1; zero, with zero gradient, where they are zero; not finite where they are not."""
     features = features.astype(jnp.float32)
     squared = jnp.square(features).sum(axis=-1, keepdims=True)
-    nonzero = squared > 0
+    nonzero = squared != 0
     return jnp.where(nonzero, features * jax.lax.rsqrt(jnp.where(nonzero, squared, 1)), 0)
 
 

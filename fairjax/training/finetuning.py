@@ -22,6 +22,7 @@ from fairjax.fairness import attributes as fairness
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
+from fairjax.schema import UserError
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
 
@@ -147,6 +148,10 @@ class Finetuning:
         Args:
             on_step: told of each step, while the next one runs.
             ending: asked before each step whether to end here, with a checkpoint; on every host alike.
+
+        Raises:
+            UserError: one line, where `training.max_skipped` steps in a row had no finite loss or gradient: which
+                part of which image of which prompt. The state before them is in the last checkpoint.
         """
         state, steps_in_all = self.initial(), self.config.training.steps
         start = self.start(checkpoints) if checkpoints else 0
@@ -163,16 +168,43 @@ class Finetuning:
                 checkpoints.save(number, state)
                 saved = number
 
+        unsound = 0  # steps in a row
+
+        def watched(progress: Progress) -> None:
+            nonlocal unsound
+            on_step(progress)
+            sound = all(math.isfinite(progress.scalars[name]) for name in ("loss", "gradient_norm"))
+            unsound = 0 if sound else unsound + 1
+
         while number < steps_in_all and not ending(number):
             batch, prompts = self.batch(number, state.bundle)
             state, scalars, images = self._program(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
             number += 1
-            pending = self._telling(on_step, number, scalars, prompts, images)
+            pending = self._telling(watched, number, scalars, prompts, images)
+            if unsound + 1 >= self.config.training.max_skipped:
+                pending()
+                pending = nothing
+                if unsound >= self.config.training.max_skipped:
+                    save()
+                    raise UserError(self._diagnosis(state, batch, number, prompts))
             if checkpoints and number % self.config.training.save_every == 0:
                 save()
         save()
         return state
+
+    def _diagnosis(self, state: State, batch: steps.Batch, number: int, prompts: list[Prompt]) -> str:
+        """What of a step is not finite, in one line; its program is compiled when it is needed."""
+        found = parallel.fetch(steps.diagnosis(self._step, self.mesh)(state, self._frozen, batch))
+        count = self.config.training.max_skipped
+        start = f"training.max_skipped: {count} steps in a row were not finite, the last of them step {number}"
+        for name, column in zip(steps.CAUSES, found.T, strict=True):
+            bad = np.flatnonzero(column)
+            if len(bad):
+                prompt, image = divmod(int(bad[0]), self.config.training.images_per_prompt)
+                others = f" and of {len(bad) - 1} more of {len(column)} images" if len(bad) > 1 else ""
+                return f"{start}: {name} of image {image} of {prompts[prompt].text!r}{others}"
+        return f"{start}: its gradient, and nothing before it"
 
     def _telling(self, on_step: OnStep, number: int, scalars: dict, prompts: list[Prompt], images: jax.Array):
         def pictures() -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _train(
     config = finetuning.config.training
     log = Log(folder, start, config.wandb) if parallel.is_first() else None
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
-    per_step, smoothed = config.prompts_per_step * config.images_per_prompt, {}
+    per_step, smoothed, began = config.prompts_per_step * config.images_per_prompt, {}, time.monotonic()
 
     def on_step(step: Step) -> None:
         due = step.step % config.images_every == 0 or step.step == step.steps
@@ -128,6 +129,9 @@ def _train(
         if log is None:
             return
         seconds = log(step, images)
+        if step.step == start + 1:
+            passed = time.monotonic() - began
+            progress.console.print(f"first step after {passed:.0f} s, compilation included", highlight=False)
         for name, value in step.scalars.items():
             smoothed[name] = (
                 value if name not in smoothed or np.isnan(smoothed[name]) else 0.9 * smoothed[name] + 0.1 * value

@@ -19,7 +19,7 @@ class State(NamedTuple):
     bundle: Bundle  # adapters, float32
     ema: Bundle  # their moving average: what is measured and exported
     optimizer: optax.OptState
-    skipped: jax.Array  # int32 [], steps left out because a gradient was not finite
+    skipped: jax.Array  # int32 [], steps left out because a loss or a gradient was not finite
 
 
 def optimizer(config: TrainingSection) -> optax.GradientTransformation:
@@ -34,9 +34,9 @@ def initial(bundle: Bundle, config: TrainingSection) -> State:
     return State(zero, bundle, bundle, optimizer(config).init(bundle), zero)
 
 
-def update(state: State, gradient: Bundle, config: TrainingSection) -> State:
-    """One optimizer step, left out (and counted) where the gradient is not finite; EMA as in the authors' code."""
-    finite = jnp.isfinite(optax.tree.norm(gradient))
+def update(state: State, loss: jax.Array, gradient: Bundle, config: TrainingSection) -> State:
+    """One optimizer step, left out (and counted) where loss or gradient is not finite; EMA as in the authors' code."""
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
     updates, moments = optimizer(config).update(gradient, state.optimizer, state.bundle)
     bundle = optax.apply_updates(state.bundle, updates)
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))

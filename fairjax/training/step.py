@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from fairjax import parallel
+from fairjax.adapters.bundle import Bundle
 from fairjax.config import LossSection, TrainingSection
 from fairjax.diffusion.solvers import SolverTable
 from fairjax.faces.judges import Judges, Verdict
@@ -29,6 +30,13 @@ from fairjax.training.state import State, update
 
 NOISE, CHOICE, DRAWS = range(3)
 """What a step's randomness is for: starting latents, choice of solver steps, draws of the target distribution."""
+
+
+CAUSES = (
+    "the frozen model's pixels", "the pixels", "what classifiers say of the frozen model's", "what classifiers say",
+    "the image semantics", "the face embedding", "the fairness loss", "the image loss", "the face loss",
+)  # fmt: skip
+"""What may not be finite in a step, each a consequence of those before it."""
 
 
 class Batch(NamedTuple):
@@ -63,12 +71,7 @@ class Step:
 
     def __call__(self, state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
         """Returns the new state, scalars to log, and this device's images [n, H, W, 3]."""
-        numbers = parallel.local_images(batch.ids.shape[0] * self.training.images_per_prompt)
-        rows = jnp.stack(jnp.divmod(numbers, self.training.images_per_prompt), axis=1)  # prompt, number of the image
-        noise = self.pipeline.noise(image_keys(jax.random.fold_in(batch.key, NOISE), rows))
-        choice = image_keys(jax.random.fold_in(batch.key, CHOICE), rows)
-
-        make = lambda *what: self._images(frozen, *what, rows[:, 0], noise, batch, choice)  # noqa: E731
+        make = self._maker(frozen, batch)
         original = make({}, batch.plain_ids)
         images, pull_back = jax.vjp(lambda bundle: make(bundle, batch.ids), state.bundle)
         (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(
@@ -77,7 +80,26 @@ class Step:
         (gradient,) = pull_back(cotangent)
         gradient, scalars = parallel.mean((gradient, scalars))
         scalars["gradient_norm"] = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
-        return update(state, gradient, self.training), scalars, images
+        return update(state, scalars["loss"], gradient, self.training), scalars, images
+
+    def unsound(self, state: State, frozen: Frozen, batch: Batch) -> jax.Array:
+        """Which of CAUSES are not finite in a step, for each of this device's images: bool [n, causes]."""
+        make = self._maker(frozen, batch)
+        original, images = make({}, batch.plain_ids), make(state.bundle, batch.ids)
+        each, (verdict, frozen_verdict), _ = self._losses(images, original, frozen, batch)
+        identity = self.judges.identity(frozen.judges, images, verdict.faces)
+        said = [jnp.concatenate(list(seen.logits.values()), axis=1) for seen in (frozen_verdict, verdict)]
+        meaning = jnp.concatenate(self.judges.meaning(frozen.judges, images), axis=1)
+        told = (original, images, *said, meaning, jnp.where(verdict.has_face[:, None], identity, 0), *each.values())
+        return jnp.stack([~jnp.isfinite(value.reshape(len(value), -1)).all(axis=1) for value in told], axis=1)
+
+    def _maker(self, frozen: Frozen, batch: Batch) -> Callable[[Bundle, jax.Array], jax.Array]:
+        """(adapters, token ids) -> this device's images, always from the same noise."""
+        numbers = parallel.local_images(batch.ids.shape[0] * self.training.images_per_prompt)
+        rows = jnp.stack(jnp.divmod(numbers, self.training.images_per_prompt), axis=1)  # prompt, number of the image
+        noise = self.pipeline.noise(image_keys(jax.random.fold_in(batch.key, NOISE), rows))
+        choice = image_keys(jax.random.fold_in(batch.key, CHOICE), rows)
+        return lambda bundle, ids: self._images(frozen, bundle, ids, rows[:, 0], noise, batch, choice)
 
     def _images(self, frozen, bundle, ids, prompts, noise, batch, choice):
         t = self.training
@@ -88,34 +110,40 @@ class Step:
         )  # fmt: skip
 
     def _loss(self, images, original, frozen, batch):
-        """The mean loss of this device's images, and what it is made of."""
-        judges, weights = self.judges, self.loss
-        verdict = judges.verdict(frozen.judges, images)
-        frozen_verdict = judges.verdict(frozen.judges, original)
+        """The mean loss of this device's images, and what it is made of.
+
+        It is not finite where classifiers say nothing finite: those images would count as ones without a face.
+        """
+        each, verdicts, (everyone, labels, labels_of_all) = self._losses(images, original, frozen, batch)
+        weights = {"fairness": 1.0, "image": self.loss.image, "face": self.loss.face}
+        total = jnp.mean(sum(weights[name] * value for name, value in each.items()))
+        sound = [jnp.isfinite(logits).all() for verdict in verdicts for logits in verdict.logits.values()]
+        scalars = {
+            "loss": jnp.where(jnp.stack(sound).all(), total, jnp.nan),
+            **{f"loss/{name}": value.mean() for name, value in each.items()},
+            "faces": verdicts[0].has_face.mean(),
+            "targeted": jnp.stack([label >= 0 for label in labels]).mean(),
+            "prompts_without_target": jnp.all(jnp.stack(labels_of_all) < 0, axis=(0, 2)).sum().astype(jnp.float32),
+        }
+        return total, scalars | self._shares(*everyone)
+
+    def _losses(self, images, original, frozen, batch):
+        """The losses of each of this device's images, by name; what is seen of them, and whom they are to become."""
+        verdict = self.judges.verdict(frozen.judges, images)
+        frozen_verdict = self.judges.verdict(frozen.judges, original)
         everyone = self._everyone(verdict, batch)
         labels_of_all = self._targets(*everyone, batch)
         labels = [parallel.mine(label.reshape(-1)) for label in labels_of_all]
         frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
         frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
-
         fairness = sum(
             losses.alignment_loss(verdict.logits[name], label)
             for name, label in zip(self.attributes, labels, strict=True)
         )
         image = self._image_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         face = self._face_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
-        total = jnp.mean(fairness + weights.image * image + weights.face * face)
-        targeted = jnp.stack([label >= 0 for label in labels])
-        scalars = {
-            "loss": total,
-            "loss/fairness": fairness.mean(),
-            "loss/image": image.mean(),
-            "loss/face": face.mean(),
-            "faces": verdict.has_face.mean(),
-            "targeted": targeted.mean(),
-            "prompts_without_target": jnp.all(jnp.stack(labels_of_all) < 0, axis=(0, 2)).sum().astype(jnp.float32),
-        }
-        return total, scalars | self._shares(*everyone)
+        each = {"fairness": fairness, "image": image, "face": face}
+        return each, (verdict, frozen_verdict), (everyone, labels, labels_of_all)
 
     def _everyone(self, verdict: Verdict, batch: Batch) -> tuple[list[jax.Array], jax.Array]:
         """Class probabilities by attribute [p, n, classes] and presence of a face [p, n], of all devices' images."""
@@ -181,6 +209,11 @@ class Step:
             first, second = np.triu_indices(share.shape[-1], k=1)
             biases[f"bias/{name}"] = jnp.nanmean(jnp.abs(share[:, first] - share[:, second]).mean(1))
         return biases
+
+
+def diagnosis(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
+    """`Step.unsound` over every device of a mesh, of all images: [p * n, causes]."""
+    return parallel.spread(step.unsound, mesh, (parallel.REPLICATED,) * 3, parallel.SPREAD)
 
 
 def program(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
