@@ -173,8 +173,8 @@ class PromptSection(Section):
 
 class TrainingSection(Section):
     steps: int = Field(350, ge=1, description="optimizer steps")
-    prompts_per_step: int = Field(4, ge=1, description="different prompts in a step")
-    images_per_prompt: int = Field(8, ge=2, description="images of each of them, spread over the devices")
+    prompts_per_step: int = Field(2, ge=1, description="different prompts in a step")
+    images_per_prompt: int = Field(16, ge=2, description="images of each of them, spread over the devices")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[Decay, Decay] = Field(
@@ -223,9 +223,9 @@ class LossSection(Section):
         0.4,
         ge=0,
         le=1,
-        description="images less certain of their target get none; the paper's 0.2 leaves two of eight images alone",
+        description="images less certain of their target get none; the paper has 0.2",
     )
-    image: float = Field(8.0, ge=0, description="weight of keeping the image's semantics")
+    image: float = Field(4.0, ge=0, description="weight of keeping the image's semantics; 8 in the paper")
     face: float = Field(1.0, ge=0, description="weight of keeping faces real")
     factor1: dict[str, Factor] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"

@@ -55,7 +55,7 @@ def test_every_shipped_experiment_can_start(path):
         (train_program, ["--config", "nowhere.yaml"], "nowhere.yaml"),
         (train_program, ["--training.gradient", "steepest"], "must be adjusted, uniform, exact or truncated:K"),
         (train_program, ["--training.gradient", "exact"], "training.grad_steps and training.microbatch must be null"),
-        (train_program, ["--training.images_per_prompt", "3"], "8 devices: images_per_prompt = 2 or 4 would fit"),
+        (train_program, ["--training.images_per_prompt", "3"], "8 devices: images_per_prompt = 4 would fit"),
         (train_program, ["--prompts.templates", "[a pilot]"], "has no {occupation} in it"),
         (train_program, ["--training.num_steps", "[9, 7]"], "two rising counts"),
         (
@@ -124,7 +124,7 @@ def test_an_evaluation_never_lands_in_a_trainings_folder(tmp_path):
     assert configured(f"--output={tmp_path}/here", "--adapter", f"{run}") == ("here", 5)
     assert configured("--config", f"{other}", "--adapter", f"{run}") == ("run/evaluation-1000", 6)
     assert configured("--config", f"{other}", "--adapter", f"{bare}") == ("bare/evaluation-1000", 6)
-    assert configured("--adapter", f"{bare}/lora.safetensors") == ("bare/evaluation-1000", 8)
+    assert configured("--adapter", f"{bare}/lora.safetensors") == ("bare/evaluation-1000", 4)
 
 
 def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
