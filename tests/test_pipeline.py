@@ -147,6 +147,19 @@ def test_latents_need_not_be_square_but_the_judges_must_know_the_size(small_worl
         fairjax.classify(images, config.judges)
 
 
+def test_a_tokenizer_that_is_missing_or_damaged_is_one_line(small_world, tmp_path):
+    folder = tmp_path / "world"
+    shutil.copytree(small_world, folder)
+    for path in (folder / "tokenizer").iterdir():
+        path.write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer is no CLIP tokenizer: ") as error:
+        Pipeline.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(FileNotFoundError, match=r"tokenizer: no vocab\.json or tokenizer\.json"):
+        Pipeline.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("kind", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
 def test_other_kinds_of_pipeline_are_refused_by_name(kind, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
