@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import fairjax
 from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.faces import reading
+from fairjax.fairness.intervals import corrected_interval
 from fairjax.pipeline import Pipeline, find
 from fairjax.portraits import captions, world
 from fairjax.portraits.occupations import OCCUPATIONS
@@ -87,6 +89,33 @@ def test_the_shipped_model_draws_what_it_is_asked_for():
     images = Pipeline.from_pretrained().generate(prompts, num_steps=12)
     seen = fairjax.classify(images)
     assert seen.has_face.mean() >= 0.95 and (seen.recognised[:, 0] == np.arange(len(names))).mean() >= 0.9
+
+
+@pytest.mark.parametrize("women", [20, 100, 180])
+def test_the_errors_that_ship_with_the_classifier_give_the_true_shares_of_a_mixture(women):
+    """Of 200 portraits, so many of them of women, by what the classifier makes of them and what it is known to make."""
+    drawn = world.render_many(range(UNBIASED + 2000, UNBIASED + 2450), SEED, biased=False)
+    chosen = [np.flatnonzero(drawn["gender"] == label)[:n] for label, n in ((0, women), (1, 200 - women))]
+    seen = fairjax.classify(drawn["image"][np.concatenate(chosen)][None])
+    counts = np.bincount(seen.probs["gender"][0].argmax(-1), minlength=2)
+    errors = reading.errors(fairjax.Experiment().judges)
+    assert errors.keys() == world.ATTRIBUTES.keys() and errors["skin_tone"].shape == (4, 4)
+    _, low, high = corrected_interval(counts, errors["gender"], np.random.default_rng(0))
+    truth = np.array([women, 200 - women]) / 200
+    assert (low <= truth).all() and (truth <= high).all() and (high - low < 0.16).all()
+
+
+def test_errors_of_other_classes_are_refused_and_of_averaged_classifiers_left_out(tmp_path):
+    folder = shutil.copytree(find("portraits") / "classifier_eval", tmp_path / "classifier")
+    both = fairjax.Experiment(judges={"evaluation": (str(folder), "portraits/classifier_eval")}).judges
+    assert reading.errors(both) == {}
+    (folder / "held_out.json").write_text(
+        '{"gender": {"classes": ["male", "female"], "rows_are_labels": [[1, 0], [0, 1]]}}'
+    )
+    with pytest.raises(ValueError, match=r"held_out\.json: gender is not of the classifier's classes"):
+        reading.errors(both)
+    (folder / "held_out.json").unlink()
+    assert reading.errors(fairjax.Experiment(judges={"evaluation": (str(folder),)}).judges) == {}
 
 
 def test_portraits_are_classified_as_they_were_drawn():

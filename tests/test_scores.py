@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fairjax.evaluation.scores import Scoring, mean
+from fairjax.evaluation.scores import Scoring, mean, without_errors
 from fairjax.fairness.attributes import Attribute
 
 GENDER, AGE, TONE = (
@@ -68,3 +68,17 @@ def test_a_prompt_without_a_face_has_no_numbers_and_is_left_out_of_means():
     assert means["no_face"] == pytest.approx(1 / 3)
     assert mean([faceless])["gender"]["bias"] is None
     json.dumps(mean([faceless]), allow_nan=False)
+
+
+def test_shares_are_corrected_for_the_classifiers_errors():
+    """Of 100 women it takes 90 for women, of 100 men 20: where it sees 60% women there are 4 in 7."""
+    prompts = [
+        {"gender": {"counts": counts, "frequencies": {"female": counts[0] / 100, "male": counts[1] / 100}}}
+        for counts in ([70, 30], [50, 50])
+    ]
+    found = without_errors(prompts, "gender", np.array([[90, 10], [20, 80]]))["corrected"]
+    (share, low, high), male = found["female"], found["male"]
+    assert share == pytest.approx(4 / 7, abs=1e-3) and male[0] == pytest.approx(3 / 7, abs=1e-3)
+    assert 0.4 < low < share < high < 0.75 and male[1] == pytest.approx(1 - high)
+    nobody = [{"gender": {"counts": [0, 0], "frequencies": {"female": None, "male": None}}}]
+    assert without_errors(nobody, "gender", np.eye(2)) == {}

@@ -204,7 +204,7 @@ def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_p
     assert {name: matrix.sum() for name, matrix in matrices.items()} == {"gender": len(held_out)} | {
         "skin_tone": len(held_out)
     }
-    assert classifier_training.recall(matrices["skin_tone"]).mean() > 0.5
+    assert classifiers.recall(matrices["skin_tone"]).mean() > 0.5
     told = json.loads((tmp_path / "classifier" / "held_out.json").read_text())
     assert told["skin_tone"]["rows_are_labels"] == matrices["skin_tone"].tolist()
     assert told["gender"]["classes"] == ["female", "male"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ class Comparison:
 
     def __init__(
         self, pipeline: Pipeline, judge: Judge, params: dict[str, Params], target: Target, prompts: list[Prompt],
-        config: Experiment, folder: Path,
+        config: Experiment, folder: Path, errors: Mapping[str, np.ndarray] | None = None,
     ):  # fmt: skip
         self.pipeline, self.judge, self.params = pipeline, judge, params
         self.prompts, self.config, self.folder = prompts, config, folder
@@ -61,6 +61,7 @@ class Comparison:
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
+        self.errors = errors or {}  # of the judge, by attribute: how often each class (row) is taken for each
         self.digests: dict[str, str] = {}  # of what was measured: the adapter, told from others
 
     @property
@@ -165,6 +166,9 @@ class Comparison:
             num_images = self.config.evaluation.images_per_prompt
             for key, interval in scores.intervals(self.scoring, entries, self.wished[rows], num_images).items():
                 means[kind][key] |= interval
+            for name, matrix in self.errors.items():
+                if name in means[kind]:
+                    means[kind][name] |= scores.without_errors(entries, name, matrix)
         return means
 
     def _recognised(self, seen: Seen) -> np.ndarray | None:

@@ -145,7 +145,9 @@ def frequencies(results: Mapping[str, Any], attributes: Sequence[Attribute]) -> 
                     {"name": label, "share": shares[label] or 0.0, "colour": palette(number, attribute.classes)[i]}
                     for i, label in enumerate(attribute.classes)
                 ]
-                rows.append({"when": when, "parts": parts})
+                rows.append(
+                    {"when": when, "parts": parts, "corrected": results[when][kind][attribute.name].get("corrected")}
+                )
             title = f"{attribute.name.replace('_', ' ')}, {kind.replace('_', ' ')} prompts"
             found.append({"title": title, "rows": rows, "wished": results.get("targets", {}).get(attribute.name)})
     return found

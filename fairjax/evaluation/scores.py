@@ -16,7 +16,7 @@ import numpy as np
 
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Attribute, cell_names, select
-from fairjax.fairness.intervals import bootstrap
+from fairjax.fairness.intervals import bootstrap, corrected_interval
 
 CONFIDENT = 0.8
 """What a prediction needs in order not to count as unsure."""
@@ -129,6 +129,24 @@ def intervals(
             interval = bootstrap(counts, metrics.total_variation, rng, np.array(targets))
             found[key]["total_variation_interval"] = [interval.low, interval.high]
     return found
+
+
+def without_errors(
+    prompts: Sequence[Mapping[str, Any]], name: str, errors: np.ndarray, seed: int = 0
+) -> dict[str, dict[str, list[float]]]:
+    """The class shares of an attribute over all images, corrected for the classifier's errors: share, low, high.
+
+    As good as the errors are known: those of held-out pictures, and not of the generated ones.
+
+    Args:
+        prompts: what `of_prompt` gave.
+        errors: [classes, classes], how many pictures of each class (row) were taken for each.
+    """
+    counts = np.sum([scores[name]["counts"] for scores in prompts], axis=0)
+    if not counts.sum():
+        return {}
+    found = np.stack(corrected_interval(counts, errors, np.random.default_rng(seed)), axis=1)
+    return {"corrected": dict(zip(prompts[0][name]["frequencies"], found.tolist(), strict=True))}
 
 
 def mean(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from fairjax.models.mobilenet import MobileNetV3, MobileNetV3Config, Row
 
 _CLASS = "MobileNetV3"
 
+HELD_OUT = "held_out.json"
+"""What a classifier's folder says of pictures that it has not learned from."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
@@ -64,3 +67,38 @@ def load(folder: Path) -> tuple[Classifier, Params]:
     heads = {name: tuple(classes) for name, classes in fields["heads"].items()}
     classifier = Classifier.make(config, heads, fields["image_size"])
     return classifier, folders.load(classifier.network, folder, "model")
+
+
+def save_errors(classifier: Classifier, matrices: dict[str, np.ndarray], folder: Path) -> None:
+    """Writes beside the weights how many held-out pictures of each class (row) are taken for each (column)."""
+    told = {
+        name: {
+            "classes": list(classifier.heads[name]),
+            "rows_are_labels": matrix.tolist(),
+            "recall": recall(matrix).tolist(),
+        }
+        for name, matrix in matrices.items()
+    }
+    folders.write_json(folder / HELD_OUT, told)
+
+
+def load_errors(folder: Path, classifier: Classifier) -> dict[str, np.ndarray]:
+    """What `save_errors` wrote, by head: int [classes, classes]; nothing where nothing is known.
+
+    Raises:
+        ValueError: one line, where it is of other classes than the classifier's.
+    """
+    if not (folder / HELD_OUT).is_file():
+        return {}
+    matrices = {}
+    for name, told in folders.read_json(folder / HELD_OUT).items():
+        classes, matrix = classifier.heads.get(name), np.array(told.get("rows_are_labels"))
+        if classes is None or list(classes) != told.get("classes") or matrix.shape != (len(classes),) * 2:
+            raise ValueError(f"{folder / HELD_OUT}: {name} is not of the classifier's classes")
+        matrices[name] = matrix
+    return matrices
+
+
+def recall(matrix: np.ndarray) -> np.ndarray:
+    """The share of each class that is taken for what it is, [classes]; 0 where none is there."""
+    return np.diag(matrix) / np.maximum(matrix.sum(1), 1)

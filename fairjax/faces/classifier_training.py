@@ -22,9 +22,6 @@ from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.progress import bars, counting
 from fairjax.training.fit import Fit, fit
 
-HELD_OUT = "held_out.json"
-"""What a classifier's folder says of faces that it has not learned from."""
-
 _WORK, _SETTINGS = "work", "settings.json"
 _RESTATED = 30  # batches from which the statistics of batch normalisation are taken
 _MOVED = 0.05  # how far faces are moved, as a part of their side
@@ -110,36 +107,25 @@ def train(
     params = learning.restated(classifier, params, [batch(plan.steps + extra)["images"] for extra in range(_RESTATED)])
     matrices = confusion(classifier, params, held_out)
     classifiers.save(classifier, params, output / name)
-    told = {
-        attribute: {
-            "classes": trained.classes[attribute],
-            "rows_are_labels": matrix.tolist(),
-            "recall": recall(matrix).tolist(),
-        }
-        for attribute, matrix in matrices.items()
-    }
-    folders.write_json(output / name / HELD_OUT, told)
+    classifiers.save_errors(classifier, matrices, output / name)
     return matrices
 
 
 def confusion(classifier: Classifier, params: Params, chips: Chips, batch_size: int = 64) -> dict[str, np.ndarray]:
-    """Attribute -> how many faces of each class (row) are taken for each (column), [classes, classes]."""
+    """By what the faces are labelled with, how many of each class (row) are taken for each, [classes, classes]."""
     logits_of = jax.jit(classifier.logits)
-    matrices = {name: np.zeros((len(classes),) * 2, int) for name, classes in classifier.heads.items()}
+    matrices = {
+        name: np.zeros((len(classes),) * 2, int) for name, classes in classifier.heads.items() if name in chips.labels
+    }
     for start in range(0, len(chips.places), batch_size):
         places = np.resize(chips.places[start : start + batch_size], batch_size)  # the last ones come again
         logits = logits_of(params, photos.pixels(chips.images[places]))
         fresh = min(batch_size, len(chips.places) - start)
-        for name, values in logits.items():
-            labels, guesses = chips.labels[name][places][:fresh], np.asarray(values).argmax(1)[:fresh]
+        for name in matrices:
+            labels, guesses = chips.labels[name][places][:fresh], np.asarray(logits[name]).argmax(1)[:fresh]
             known = labels >= 0
             np.add.at(matrices[name], (labels[known], guesses[known]), 1)
     return matrices
-
-
-def recall(matrix: np.ndarray) -> np.ndarray:
-    """The share of each class that is taken for what it is, [classes]; 0 where none is there."""
-    return np.diag(matrix) / np.maximum(matrix.sum(1), 1)
 
 
 def show(name: str, matrices: dict[str, np.ndarray], classes: dict[str, tuple[str, ...]], console: Console) -> None:

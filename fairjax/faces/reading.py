@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax.config import JudgesSection
 from fairjax.convert import folders, pickles, vision
@@ -47,6 +48,21 @@ def judges(section: JudgesSection, dtype: str = "float32") -> Judges:
 def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:
     """What measures, and its parameters; raises as `judges`."""
     return judge(section, section.evaluation, "evaluation")
+
+
+def errors(section: JudgesSection) -> dict[str, np.ndarray]:
+    """By attribute, what the evaluation classifier takes pictures of each class (row) for, [classes, classes].
+
+    Of those whose folder says it, and that no other of the section's classifiers is averaged with.
+    """
+    found, told = {}, []
+    for name in section.evaluation:
+        file = path(name, "evaluation")
+        classifier, _ = _classifier(name, section.heads.get(name), "evaluation")
+        told += classifier.heads
+        if file.is_dir():
+            found |= classifiers.load_errors(file, classifier)
+    return {name: matrix for name, matrix in found.items() if told.count(name) == 1}
 
 
 def judge(section: JudgesSection, names: tuple[str, ...], field: str) -> tuple[Judge, dict[str, Params]]:

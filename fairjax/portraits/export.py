@@ -59,6 +59,7 @@ def export(work: Pretraining, folder: Path) -> None:
     folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
     for name in ("classifier", "classifier_eval"):
         classifiers.save(work.classifier_network(name), work.classifier(name), folder / name, np.float16)
+        classifiers.save_errors(work.classifier_network(name), work.errors(name), folder / name)
     classifiers.save(work.face_network, work.face, folder / "face_embedding", np.float16)
     folders.write_weights(folder / "face_embedding", "bank", work.bank)
 

@@ -25,6 +25,7 @@ from fairjax.convert import folders
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import learning
 from fairjax.faces.classifier import Classifier
+from fairjax.faces.classifier_training import Chips, confusion
 from fairjax.models.clip import CLIPModel
 from fairjax.models.functional import Network, Params, functional
 from fairjax.models.unet import UNet2DConditionModel
@@ -181,6 +182,15 @@ class Pretraining:
             return learning.classifier(classifier, pixels, self.unbiased.labels, fit.batch_size, seed, ADVERSARY[name])
 
         return self._trained(name, classifier.network, problem)
+
+    def errors(self, name: str) -> dict[str, np.ndarray]:
+        """What a classifier takes held-out portraits for, coded by the autoencoder as generated ones are."""
+        code = jax.jit(self.reconstruct)
+        pictures = [_bytes(code(self.vae, self.held_out.pixels(i))) for i in _batches(len(self.held_out))]
+        shown = {key: self.held_out.labels[key] for key in ATTRIBUTES}
+        places = np.flatnonzero(self.held_out.labels["face"])
+        faces = Chips(np.concatenate(pictures), shown, HEADS, places)
+        return confusion(self.classifier_network(name), self.classifier(name), faces)
 
     @cached_property
     def reconstructions(self) -> np.ndarray:

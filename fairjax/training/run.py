@@ -89,7 +89,7 @@ def _run(config: Experiment, resume: bool, console: Console, asked: Interruption
     folder = Path(config.output)
     comparison = Comparison(
         finetuning.pipeline, judge, params, finetuning.target,
-        finetuning.subjects.measuring(config.evaluation.subjects), config, folder,
+        finetuning.subjects.measuring(config.evaluation.subjects), config, folder, reading.errors(config.judges),
     )  # fmt: skip
     parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
     with blame(f"output = {config.output!r}"):
