@@ -17,43 +17,54 @@ STEPS, SAVED_EVERY, KILLS = 240, 10, 20
 RUN = ("--training.steps", str(STEPS), "--training.save_every", str(SAVED_EVERY), "--training.images_every", "1000")
 
 
-def saving(folder):
-    """Whether a checkpoint is being written."""
-    return any((folder / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+def writes(folder):
+    """The checkpoints that are being written, or were when the program was killed."""
+    return {path.name for path in (folder / "checkpoints").glob("*.orbax-checkpoint-tmp*")}
 
 
 def newest(folder):
     return max((int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdecimal()), default=0)
 
 
-def kill(process, folder, seconds, inside_a_write):
-    """Kills it after so many seconds, or a step later where that is at once; or while a checkpoint is being written."""
-    until = time.monotonic() + seconds
-    while process.poll() is None and (time.monotonic() < until or (inside_a_write and not saving(folder))):
-        time.sleep(0.0005 if inside_a_write else 0.01)
+def kill(process, folder, rng, how):
+    """Kills it on its way to the first step, after some steps, or inside the next write of a checkpoint.
+
+    Returns:
+        Whether a checkpoint was being written.
+    """
+    written, begun = writes(folder), len(lines(folder))
+    if how == "starting":
+        time.sleep(rng.uniform(0.2, 6))
+    elif how == "stepping":
+        goal = begun + rng.randint(1, 2 * SAVED_EVERY)
+        while process.poll() is None and len(lines(folder)) < goal:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+    else:
+        while process.poll() is None and not writes(folder) - written:
+            time.sleep(0.0005)
+    assert process.poll() is None, "it had ended before"
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    return bool(writes(folder) - written)
 
 
 def test_a_run_killed_at_twenty_moments_ends_with_the_numbers_of_one_that_was_not(small_world, tmp_path, capsys):
     """Bit for bit; each kill costs at most the steps since the last checkpoint."""
     whole, folder, rng = tmp_path / "whole", tmp_path / "killed", random.Random(0)
-    began = time.monotonic()
     finish(launch(small_world, whole, *RUN))
-    usual = time.monotonic() - began
     rows, inside = [], 0
     for number in range(KILLS):
-        # on its way to the first step, at any moment of the run, and while it writes
-        inside_a_write = number % 3 == 2
+        how = ("stepping", "writing", "starting")[number % 3]
         before = newest(folder)
         process = launch(small_world, folder, *RUN, *(["--resume"] if (folder / "config.yaml").is_file() else []))
-        kill(process, folder, rng.uniform(0.2, 1.0) * usual * (0.3 if inside_a_write else 0.7), inside_a_write)
+        caught = kill(process, folder, rng, how)
         done, kept = len(lines(folder)), newest(folder)
-        caught = saving(folder)
         inside += caught
-        rows.append((number + 1, before, done, kept, "yes" if caught else ""))
-        assert kept >= before and done - kept <= SAVED_EVERY + 1, rows[-1]
-    _, error = finish(launch(small_world, folder, *RUN, "--resume"))
+        rows.append((number + 1, how, before, done, kept, "yes" if caught else ""))
+        assert kept >= before and done - kept <= SAVED_EVERY + 1, rows[-1]  # one more may be under way
+    assert newest(folder) < STEPS
+    finish(launch(small_world, folder, *RUN, "--resume"))
 
     assert [row["loss"] for row in lines(folder)] == [row["loss"] for row in lines(whole)]
     first, second = (load_file(run / "adapter" / LORA_FILE) for run in (whole, folder))
@@ -61,6 +72,6 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_numbers_of_one_that_was_no
         np.testing.assert_array_equal(first[name], second[name])
     assert inside >= 3, "too few kills fell into a write"
     with capsys.disabled():
-        print("\nkill  from step  steps taken  newest checkpoint  while writing")
+        print("\nkill  while     from step  steps logged  newest checkpoint  inside a write")
         for row in rows:
-            print("{:4}  {:9}  {:11}  {:17}  {}".format(*row))
+            print("{:4}  {:8}  {:9}  {:12}  {:17}  {}".format(*row))
