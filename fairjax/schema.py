@@ -13,6 +13,7 @@ import dataclasses
 import enum
 import functools
 import json
+import os
 import re
 import sys
 import types
@@ -314,6 +315,8 @@ def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def program(argv: list[str] | None = None) -> int:
+        # of transformers only the tokenizer is used, which need not tell that PyTorch is missing
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         try:
             main(sys.argv[1:] if argv is None else argv)
         except UserError as error:
