@@ -1,5 +1,6 @@
 """The programs: mistakes are one line with exit code 2, help is instant, a run leaves what it promises."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -175,7 +176,15 @@ def test_help_starts_no_jax(program):
     assert "--training.steps" in shown and "optimizer steps" in shown
 
 
-def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys, mistake):
+def installed_without_fairjax(name, version=importlib.metadata.version):
+    """As after `pip install -r requirements.txt`, README's first command."""
+    if name == "fairjax":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+
+
+def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys, mistake, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", installed_without_fairjax)
     run = tmp_path / "run"
     asked = [*TINY, *arguments(small_world), "--output", str(run)]
     assert train_program.main(asked) == 0

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import parallel, schema
+from fairjax import __version__, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.evaluation import data, grid, report, scores
@@ -128,7 +128,7 @@ class Comparison:
             "solver": self._solver,
             "adapter_digests": self.digests,
             "targets": self._targets(),
-            "versions": {name: metadata.version(name) for name in ("fairjax", "jax", "flax", "numpy")},
+            "versions": {"fairjax": __version__} | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
             "fair_floor": {
                 " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
                 for names in self.scoring.counted()
