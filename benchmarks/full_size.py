@@ -79,7 +79,8 @@ def pipeline(sizes: Sizes = SD15, dtype: str = "float32") -> Pipeline:
     return Pipeline(
         **networks, tokenizer=None, schedule=NoiseSchedule.from_dict(recipe.SCHEDULER | sizes.scheduler),
         scaling_factor=0.18215, latent_shape=(side, side, 4), image_size=(8 * side, 8 * side),
-        params={name: network.abstract for name, network in networks.items()}, folder=Path(), dtype=number,
+        params={name: network.abstract for name, network in networks.items()}, folder=Path(), guidance_scale=7.5,
+        dtype=number,
     )  # fmt: skip
 
 
