@@ -37,7 +37,8 @@ def free_port():
 def launch(program, devices, *argv, cache=None):
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}
+    if cache:  # every program, however short a time it takes to compile
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, program, *argv]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
