@@ -9,6 +9,7 @@ import pytest
 from running import finish, launch, lines
 from safetensors.numpy import load_file
 
+from fairjax.checkpoints import SUMS
 from fairjax.convert.adapters import LORA_FILE
 
 pytestmark = pytest.mark.faults
@@ -23,7 +24,9 @@ def writes(folder):
 
 
 def newest(folder):
-    return max((int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdecimal()), default=0)
+    """The newest checkpoint that was written to its end, checksums included."""
+    whole = [path.parent.name for path in (folder / "checkpoints").glob(f"*/{SUMS}") if path.parent.name.isdecimal()]
+    return max(map(int, whole), default=0)
 
 
 def kill(process, folder, rng, how):

@@ -20,7 +20,7 @@ from fairjax.fairness.attributes import Attribute
 _THUMBNAIL = 128
 """The longest side of a picture in the page, in pixels."""
 
-_WIDTH, _LABELS, _ROW = 720, 260, 26
+_WIDTH, _LABELS, _ROW = 760, 300, 26
 """Of plots, in units of their own: they scale with the page."""
 
 _CURVE_POINTS = 200
