@@ -199,8 +199,9 @@ def _report(console: Console, times: dict[str, list[float]], images: int) -> Non
     console.print(table)
 
 
-def _memory(console: Console, finetuning: Finetuning, state: Any, batch: Any) -> None:
-    memory = finetuning.compiled(state, batch).memory_analysis()
+def _memory(console: Console, finetuning: Finetuning) -> None:
+    compiled = finetuning.compiled()
+    memory = compiled.memory_analysis()
     device = jax.local_devices()[0]
     told = f"fairjax: {memory.argument_size_in_bytes / 2**30:.2f} GiB of models and state a device, "
     told += f"{memory.temp_size_in_bytes / 2**30:.2f} GiB while a step runs"
@@ -209,7 +210,7 @@ def _memory(console: Console, finetuning: Finetuning, state: Any, batch: Any) ->
     console.print(told, highlight=False)
     peak = next((value for name, value in PEAK.items() if device.device_kind.startswith(name)), None)
     if peak:
-        flops = finetuning.compiled(state, batch).cost_analysis().get("flops")
+        flops = compiled.cost_analysis().get("flops")
         console.print(f"the compiler counts {flops:.3g} FLOPs in a pass through each loop; peak {peak:.3g} a second")
 
 

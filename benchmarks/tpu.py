@@ -14,17 +14,16 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of this process; what is compiled for is the topology
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
-import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 
 from benchmarks import full_size
 from fairjax import parallel
@@ -75,12 +74,7 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 def compile_step(traced: full_size.Traced, mesh: Mesh) -> Compiled:
     """Compiles a step for a mesh of chips, in which everything is given to every chip."""
-    everywhere = NamedSharding(mesh, parallel.REPLICATED)
-
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=everywhere)
-
-    arguments = jax.tree.map(shape, (traced.state, traced.frozen, traced.batch))
+    arguments = parallel.shapes((traced.state, traced.frozen, traced.batch), mesh)
     lowered = steps.program(traced.step, mesh).lower(*arguments)
     start = time.perf_counter()
     compiled = lowered.compile()

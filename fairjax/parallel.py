@@ -90,6 +90,12 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(place, tree)
 
 
+def shapes(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """What `replicate` would give, as shapes: of arrays, or of shapes for them. To lower a program with."""
+    everywhere = NamedSharding(mesh, REPLICATED)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=everywhere), tree)
+
+
 def fetch(values: jax.Array) -> np.ndarray:
     """The whole of an array on this host; all hosts must ask for it, where each has a part."""
     if values.is_fully_addressable or values.is_fully_replicated:

@@ -39,6 +39,10 @@ class HubFiles(NamedTuple):
     ignored: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()  # each of these is there, where a copy is complete
 
+    def without_weights(self) -> HubFiles:
+        """What describes the networks: a few megabytes at most."""
+        return HubFiles(tuple(pattern for pattern in self.wanted if "safetensors" not in pattern), self.ignored)
+
 
 _INDEX = HubFiles(("model_index.json",))
 PIPELINE = HubFiles(
@@ -62,12 +66,13 @@ _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", "
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
 
 
-def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE) -> Path:
+def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, weights: bool = True) -> Path:
     """The folder of a pipeline: the embedded one by name, a local folder, or a hub id, which is downloaded.
 
     Args:
         field: what the configuration calls it, for errors.
         files: what is read of a hub id.
+        weights: whether they are, too.
 
     Raises:
         FileNotFoundError: one line, where it is none of these.
@@ -82,9 +87,10 @@ def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE) -> 
         )
     from huggingface_hub import snapshot_download
 
+    asked = files if weights else files.without_weights()
     try:
-        folder = Path(snapshot_download(str(name), allow_patterns=files.wanted, ignore_patterns=files.ignored))
-        if files is PIPELINE and (half := _without_weights(folder)):
+        folder = Path(snapshot_download(str(name), allow_patterns=asked.wanted, ignore_patterns=asked.ignored))
+        if asked is PIPELINE and (half := _without_weights(folder)):
             snapshot_download(str(name), allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
         return folder
     except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
@@ -138,19 +144,23 @@ class Pipeline:
     dtype: jnp.dtype  # what UNet and autoencoder compute in
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = PORTRAITS, dtype: str = "float32") -> Pipeline:
+    def from_pretrained(
+        cls, name: str | Path = PORTRAITS, dtype: str = "float32", *, weights: bool = True
+    ) -> Pipeline:  # fmt: skip
         """Reads a pipeline.
 
         Args:
             name: "portraits" (embedded), a folder that diffusers can read, or a hub id.
             dtype: what UNet and autoencoder compute in, "bfloat16" where that is fast. Latents, solver and adapters
                 are float32 in any case, and so is the text encoder: it is a thousandth of the work.
+            weights: False leaves them where they are, and of a hub id undownloaded: the parameters are shapes then,
+                which is enough to trace and to compile.
 
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
         _check_kind(find(name, files=_INDEX))  # before the weights of a kind that is not supported are downloaded
-        folder = find(name)
+        folder = find(name, weights=weights)
         guidance_scale = GUIDANCE_SCALE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
@@ -163,11 +173,10 @@ class Pipeline:
             "unet": functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs, dtype=jnp.dtype(dtype))),
             "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs, dtype=jnp.dtype(dtype))),
         }
-        params = {
-            "text_encoder": _load_text_encoder(networks["text_encoder"], folder / "text_encoder"),
-            "unet": folders.load(networks["unet"], folder / "unet", folders.WEIGHTS),
-            "vae": folders.load(networks["vae"], folder / "vae", folders.WEIGHTS, rename=_OLD_ATTENTION),
-        }
+        if weights:
+            params = jax.tree.map(jnp.asarray, _load(networks, folder))
+        else:
+            params = {name: network.abstract for name, network in networks.items()}
         return cls(
             **networks,
             tokenizer=tokenizer,
@@ -175,7 +184,7 @@ class Pipeline:
             scaling_factor=vae.scaling_factor,
             latent_shape=latent_shape,
             image_size=tuple(side * 2 ** (len(vae.block_out_channels) - 1) for side in latent_shape[:2]),
-            params=jax.tree.map(jnp.asarray, params),
+            params=params,
             folder=folder,
             guidance_scale=guidance_scale,
             dtype=jnp.dtype(dtype),
@@ -373,6 +382,10 @@ def _read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
     return tokenizer
 
 
-def _load_text_encoder(network: Network, folder: Path) -> Params:
-    """Newer transformers name the tensors without the leading `text_model.`, all published files with it."""
-    return folders.load(network, folder, "model", ignore=("position_ids",), prefix="text_model.")
+def _load(networks: dict[str, Network], folder: Path) -> dict[str, Params]:
+    text, unet, vae = (networks[name] for name in ("text_encoder", "unet", "vae"))
+    return {  # newer transformers name a text encoder's tensors without `text_model.`, all published files with it
+        "text_encoder": folders.load(text, folder / "text_encoder", "model", ("position_ids",), prefix="text_model."),
+        "unet": folders.load(unet, folder / "unet", folders.WEIGHTS),
+        "vae": folders.load(vae, folder / "vae", folders.WEIGHTS, rename=_OLD_ATTENTION),
+    }

@@ -74,10 +74,10 @@ def _once(read):
     """A section of a configuration cannot be hashed; its text can."""
     kept = {}
 
-    def reading(section, *dtype):
-        key = (section.model_dump_json(), *dtype)
+    def reading(section, *dtype, **how):
+        key = (section.model_dump_json(), *dtype, *how.items())
         if key not in kept:
-            kept[key] = read(section, *dtype)
+            kept[key] = read(section, *dtype, **how)
         return kept[key]
 
     return reading

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from small_world import arguments as small_world_arguments
 
-from fairjax.pipeline import find
+from fairjax.models.functional import num_params
+from fairjax.pipeline import Pipeline, find
 
 MODEL, COMMIT = "somebody/portraits", "0123456789abcdef0123456789abcdef01234567"
 
@@ -120,6 +123,7 @@ SEMANTICS = (
     "print(before, 'dinov2' if found.image_size == 224 else 'clip')\n"
     "print(on_hub(sys.argv[1], NETWORK))\n"
 )
+DRY_RUN = "import sys; sys.path.insert(0, '.'); import train; sys.exit(train.main(sys.argv[2:]))"
 PROMPTS = (
     "import sys; from fairjax.prompts import subjects; from fairjax.config import PromptSection\n"
     "for name in (sys.argv[1], sys.argv[1], 'nobody/nothing'):\n"
@@ -130,11 +134,12 @@ PROMPTS = (
 )
 
 
-def read(model, hub, cache, program=PIPELINE):
+def read(model, hub, cache, program=PIPELINE, *arguments):
     """What a program says in a process of its own, because the clients read the address when imported."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept["COLUMNS"] = "160"
     environment = kept | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", program, model]
+    command = [sys.executable, "-c", program, model, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -176,6 +181,26 @@ def test_image_semantics_are_read_by_their_hub_id(kind, models, tmp_path):
         assert first.returncode == 0, first.stderr
         assert first.stdout == f"True {kind}\nFalse\n" and any("model.safetensors" in line for line in asked)
         assert not [line for line in asked if any(name in line for name in unwanted)]
+
+
+def test_a_dry_run_knows_parameters_and_memory_before_the_weights_are_downloaded(small_world, tmp_path):
+    """And where the hub does not say what a model is, it is named."""
+    served = tmp_path / "served"
+    shutil.copytree(small_world, served)
+    (served / "model.safetensors").write_bytes(b"what no pipeline reads")
+    fields = {"--model": MODEL, "--training.images_per_prompt": "8", "--output": str(tmp_path / "run")}
+    arguments = [*small_world_arguments(small_world), *(part for pair in fields.items() for part in pair), "--dry-run"]
+    with serving(served, "models") as (address, asked):
+        known = read(MODEL, address, tmp_path / "cache", DRY_RUN, *arguments)
+        again = read(MODEL, address, tmp_path / "cache", DRY_RUN, *arguments, "--model", "nobody/nothing")
+    assert known.returncode == 0, known.stderr
+    counts = {name: num_params(tree) for name, tree in Pipeline.from_pretrained(small_world).params.items()}
+    for name, count in counts.items():
+        assert f"{name} {count / 1e6:.1f} M" in known.stdout
+    assert re.search(f"to download +│ {MODEL} ", known.stdout) and "MiB while a step runs" in known.stdout
+    assert not [line for line in asked if "GET" in line and ".safetensors" in line]
+    assert again.returncode == 0, again.stderr
+    assert "known when the hub can be asked for nobody/nothing" in again.stdout
 
 
 def test_another_kind_of_pipeline_is_refused_before_its_weights_are_downloaded(hub, tmp_path):

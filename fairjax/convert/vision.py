@@ -11,10 +11,11 @@ from fairjax.models.functional import Network, Params, functional
 from fairjax.models.layers import Dtype
 
 
-def load_clip_vision(folder: Path, dtype: Dtype = None) -> tuple[Network, Params]:
+def load_clip_vision(folder: Path, dtype: Dtype = None, *, weights: bool = True) -> tuple[Network, Params]:
     """The vision tower with its projection: images [b, h, w, 3], normalised -> embeddings [b, projection_dim].
 
-    Reads a `CLIPModel`, of which the text tower is left where it is, or a `CLIPVisionModelWithProjection`.
+    Reads a `CLIPModel`, of which the text tower is left where it is, or a `CLIPVisionModelWithProjection`. Without
+    `weights`, which are not read then, its parameters are shapes.
 
     Raises:
         ValueError, FileNotFoundError: one line naming what is wrong.
@@ -22,15 +23,21 @@ def load_clip_vision(folder: Path, dtype: Dtype = None) -> tuple[Network, Params
     config = CLIPVisionConfig.from_dict(folders.read_json(folder / "config.json"))
     network = functional(lambda rngs: CLIPVisionModel(config, rngs=rngs, dtype=dtype))
     vision = ("vision_model.", "visual_projection.")
+    if not weights:
+        return network, network.abstract
     return network, folders.load(network, folder, "model", ignore=("position_ids",), only=vision)
 
 
-def load_dinov2(folder: Path, dtype: Dtype = None) -> tuple[Network, Params]:
+def load_dinov2(folder: Path, dtype: Dtype = None, *, weights: bool = True) -> tuple[Network, Params]:
     """A `Dinov2Model`: images [b, h, w, 3], normalised -> embeddings [b, hidden_size].
+
+    Without `weights`, which are not read then, its parameters are shapes.
 
     Raises:
         ValueError, FileNotFoundError: one line naming what is wrong.
     """
     config = Dinov2Config.from_dict(folders.read_json(folder / "config.json"))
     network = functional(lambda rngs: Dinov2Model(config, rngs=rngs, dtype=dtype))
+    if not weights:
+        return network, network.abstract
     return network, folders.load(network, folder, "model", ignore=("mask_token",))

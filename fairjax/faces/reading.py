@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jax
@@ -27,22 +28,20 @@ _VISION = {
 """By the `model_type` of a published config.json: how it is read, and the statistics where its folder has none."""
 
 
-def judges(section: JudgesSection, dtype: str = "float32") -> Judges:
+def judges(section: JudgesSection, dtype: str = "float32", *, weights: bool = True) -> Judges:
     """What finetuning listens to; raises FileNotFoundError, ImportError or ValueError, one line.
 
     Args:
         dtype: what the networks of the image semantics compute in, which are large; the others do in float32.
+        weights: False leaves those of the image semantics unread, and of a hub id undownloaded: shapes stand for them.
     """
     chosen, judge_params = judge(section, section.classifiers, "classifiers")
-    meaning = [_semantics(name, jnp.dtype(dtype)) for name in section.semantics]
+    meaning = [_semantics(name, jnp.dtype(dtype), weights) for name in section.semantics]
     chosen_face, face_params = face(section.face)
-    params = {
-        "judge": judge_params,
-        "semantics": [own for _, own in meaning],
-        "face": face_params,
-        "bank": pickles.read_bank(path(section.bank, "bank")),
-    }
-    return Judges(chosen, tuple(part for part, _ in meaning), chosen_face, jax.tree.map(jnp.asarray, params))
+    bank = pickles.read_bank(path(section.bank, "bank"))
+    params = {"judge": judge_params} | jax.tree.map(jnp.asarray, {"face": face_params, "bank": bank})
+    params["semantics"] = [own for _, own in meaning]
+    return Judges(chosen, tuple(part for part, _ in meaning), chosen_face, params)
 
 
 def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:
@@ -120,9 +119,9 @@ def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[C
     return classifiers.load(file)
 
 
-def _semantics(name: str, dtype: jnp.dtype) -> tuple[Semantics, Params]:
+def _semantics(name: str, dtype: jnp.dtype, weights: bool) -> tuple[Semantics, Params]:
     known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
-    folder = path(name, "semantics") if known else find(name, "judges.semantics", NETWORK)
+    folder = path(name, "semantics") if known else find(name, "judges.semantics", NETWORK, weights)
     fields = folders.read_json(folder / "config.json")
     kind = fields.get("model_type")
     if kind not in _VISION:
@@ -132,10 +131,11 @@ def _semantics(name: str, dtype: jnp.dtype) -> tuple[Semantics, Params]:
         said = folders.read_json(folder / "preprocessor_config.json")
         if "image_mean" in said and "image_std" in said:
             statistics = semantics.Statistics(tuple(said["image_mean"]), tuple(said["image_std"]))
-    network, params = load(folder, dtype)
+    network, params = load(folder, dtype, weights=weights)
     # DINOv2 interpolates its positions, so that it sees what CLIP sees
     size = geometry.CROP_SIZE if kind == "dinov2" else fields.get("vision_config", fields).get("image_size", 224)
-    return Semantics(network, statistics, size), cast(params, dtype)
+    typed = functools.partial(cast, dtype=dtype)
+    return Semantics(network, statistics, size), typed(params) if weights else jax.eval_shape(typed, params)
 
 
 def face(name: str) -> tuple[FaceEmbedding, Params]:

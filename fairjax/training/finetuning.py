@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -43,16 +44,20 @@ OnStep = Callable[[Progress], None]
 class Finetuning:
     """One experiment, ready to run; building it reads and checks everything that can be wrong.
 
+    Args:
+        weights: False leaves the large networks' weights unread, and of hub ids undownloaded: enough to know the
+            batches and the program of a step, not to run one.
+
     Raises:
         ValueError, OSError: one line, for models that are not there or do not fit the configuration.
     """
 
-    def __init__(self, config: Experiment, mesh: jax.sharding.Mesh | None = None):
+    def __init__(self, config: Experiment, mesh: jax.sharding.Mesh | None = None, *, weights: bool = True):
         self.config = config
         self.mesh = mesh or parallel.mesh()
         precision = config.training.precision
-        self.pipeline = Pipeline.from_pretrained(config.model, precision)
-        self.judges: Judges = reading.judges(config.judges, precision)
+        self.pipeline = Pipeline.from_pretrained(config.model, precision, weights=weights)
+        self.judges: Judges = reading.judges(config.judges, precision, weights=weights)
         self.attributes = self.judges.judge.attributes
         self.subjects: Subjects = subjects(config.prompts)
         self.target = tables.target(config.target, self.attributes, self.subjects.known)
@@ -62,9 +67,7 @@ class Finetuning:
         weights = fairness.cost_weights(config.target.cost_weights, self.target.attributes, self.attributes)
         self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, weights, training, config.loss)
         self._program = steps.program(self._step, self.mesh)
-        table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
-        frozen = steps.Frozen(self._params(), self.judges.params, table)
-        self._frozen = parallel.replicate(frozen, self.mesh)
+        self._table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._key = jax.random.key(config.seed)
 
     def _check(self) -> None:
@@ -88,9 +91,15 @@ class Finetuning:
                 f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
 
-    def _params(self) -> dict[str, Params]:
+    @cached_property
+    def _frozen(self) -> steps.Frozen:
+        """On every device."""
+        frozen = steps.Frozen(self._held(self.pipeline.params), self.judges.params, self._table)
+        return parallel.replicate(frozen, self.mesh)
+
+    def _held(self, params: dict[str, Params]) -> dict[str, Params]:
         """The pipeline's parameters, as the step holds them."""
-        return self.pipeline.compact(self.pipeline.params, but=self.config.adapter.kinds)
+        return self.pipeline.compact(params, but=self.config.adapter.kinds)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
         names = self.subjects.trained
@@ -102,10 +111,17 @@ class Finetuning:
 
     def initial(self) -> State:
         """The state before the first step: adapters that change nothing."""
+        return parallel.replicate(self._start(self.pipeline.params), self.mesh)
+
+    def initial_shapes(self) -> State:
+        """Shapes of the state."""
+        return jax.eval_shape(self._start, self.pipeline.params)
+
+    def _start(self, params: dict[str, Params]) -> State:
         adapter = self.config.adapter
         key = jax.random.fold_in(self._key, 1)
-        bundle = bundles.init(adapter.kinds, self.pipeline.params, adapter.rank, adapter.num_tokens, key)
-        return parallel.replicate(initial(bundle, self.config.training), self.mesh)
+        bundle = bundles.init(adapter.kinds, params, adapter.rank, adapter.num_tokens, key)
+        return initial(bundle, self.config.training)
 
     def batch(self, number: int, bundle: Bundle) -> tuple[steps.Batch, list[Prompt]]:
         """What step `number` (from 0) is asked for: a pure function of the configuration and the number."""
@@ -120,9 +136,13 @@ class Finetuning:
         fields = (ids, plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
 
-    def compiled(self, state: State, batch: steps.Batch) -> jax.stages.Compiled:
-        """The program of a step, which knows what memory it takes."""
-        return self._program.lower(state, self._frozen, batch).compile()
+    def compiled(self) -> jax.stages.Compiled:
+        """The program of a step, which knows what memory it takes; none is run."""
+        state = self.initial_shapes()
+        held = jax.eval_shape(self._held, self.pipeline.params)
+        frozen = steps.Frozen(held, self.judges.params, self._table)
+        batch, _ = self.batch(0, state.bundle)
+        return self._program.lower(*parallel.shapes((state, frozen, batch), self.mesh)).compile()
 
     def start(self, checkpoints: Checkpoints) -> int:
         """How many steps the newest checkpoint has, 0 without one.
@@ -134,7 +154,7 @@ class Finetuning:
         if start > steps_in_all:
             raise ValueError(f"training.steps = {steps_in_all}, but the run has {start} steps already")
         if start:
-            checkpoints.check(start, jax.eval_shape(self.initial))
+            checkpoints.check(start, self.initial_shapes())
         return start
 
     def run(

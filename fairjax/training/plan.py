@@ -14,7 +14,7 @@ from fairjax.config import Experiment
 from fairjax.faces import reading
 from fairjax.faces.judges import check_agreement
 from fairjax.models.functional import num_params
-from fairjax.pipeline import NETWORK, PIPELINE, PORTRAITS, on_hub
+from fairjax.pipeline import NETWORK, PIPELINE, PORTRAITS, HubFiles, find, on_hub
 from fairjax.prompts import subjects
 from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning
@@ -22,10 +22,12 @@ from fairjax.training.run import check, prepare
 
 
 def dry_run(config: Experiment, resume: bool, console: Console) -> None:
-    """Prints the plan: devices, images, parameters, memory, downloads. Nothing is trained, downloaded or written.
+    """Prints the plan: devices, images, parameters, memory, downloads. Nothing is trained or written.
+
+    Of models that are to be downloaded, only what describes them is: a few megabytes, which are enough to compile.
 
     Raises:
-        UserError: one line, for what would be wrong with the run; with models to download, what is known without.
+        UserError: one line, for what would be wrong with the run; where the hub does not answer, what is known without.
     """
     training, missing = config.training, _missing(config)
     plan = {
@@ -37,12 +39,13 @@ def dry_run(config: Experiment, resume: bool, console: Console) -> None:
         "to download": ", ".join(missing) or "nothing",
         "run folder": str(Path(config.output)),
     }
-    if missing:
+    undescribed = [name for name, files in missing.items() if not _described(name, files)]
+    if undescribed:
         check(config, Path(config.output), resume)
-        _check_what_is_here(config, missing)
-        plan["parameters, memory"] = "known when the models are here"
+        _check_what_is_here(config, undescribed)
+        plan["parameters, memory"] = f"known when the hub can be asked for {', '.join(undescribed)}"
     else:
-        finetuning, _, _ = prepare(config, resume)
+        finetuning, _, _ = prepare(config, resume, weights=not missing)
         plan |= _sizes(finetuning, console)
     table = Table(show_header=False, title="What this run will do", title_justify="left")
     for what, value in plan.items():
@@ -63,13 +66,24 @@ def _target(config: Experiment) -> str:
     return ", ".join([" x ".join(target.attributes), str(shares), *others])
 
 
-def _missing(config: Experiment) -> list[str]:
+def _missing(config: Experiment) -> dict[str, HubFiles]:
     asked = {config.model: PIPELINE} | dict.fromkeys(config.judges.semantics, NETWORK)
-    return [name for name, files in asked.items() if not name.startswith(f"{PORTRAITS}/") and on_hub(name, files)]
+    return {
+        name: files for name, files in asked.items() if not name.startswith(f"{PORTRAITS}/") and on_hub(name, files)
+    }
+
+
+def _described(name: str, files: HubFiles) -> bool:
+    """Whether the hub says what a model is."""
+    try:
+        find(name, files=files, weights=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _check_what_is_here(config: Experiment, missing: list[str]) -> None:
-    """Reads all judges but those to download, and whom the run asks for."""
+    """Reads all judges but those of which nothing is known, and whom the run asks for."""
     here = tuple(name for name in config.judges.semantics if name not in missing)
     with blame("configuration"):
         section = config.judges.model_copy(update={"semantics": here})
@@ -79,12 +93,12 @@ def _check_what_is_here(config: Experiment, missing: list[str]) -> None:
 
 
 def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
-    state = finetuning.initial()
+    state = finetuning.initial_shapes()
     pipeline, judges = finetuning.pipeline.params, finetuning.judges.params
     networks = {name: num_params(tree) for name, tree in pipeline.items()}
     console.print("compiling the training step, to know its memory", highlight=False)
-    batch, prompts = finetuning.batch(0, state.bundle)
-    memory = finetuning.compiled(state, batch).memory_analysis()
+    _, prompts = finetuning.batch(0, state.bundle)
+    memory = finetuning.compiled().memory_analysis()
     return {
         "first prompts": "; ".join(prompt.text for prompt in prompts[:3]),
         "parameters of the model": ", ".join(f"{name} {_millions(count)}" for name, count in networks.items()),

@@ -59,10 +59,16 @@ def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def prepare(config: Experiment, resume: bool) -> tuple[Finetuning, Judge, dict[str, Params]]:
-    """The finetuning, and what measures it; raises UserError for whatever can be known to be wrong before the run."""
+def prepare(
+    config: Experiment, resume: bool, *, weights: bool = True
+) -> tuple[Finetuning, Judge, dict[str, Params]]:  # fmt: skip
+    """The finetuning, and what measures it; raises UserError for whatever can be known to be wrong before the run.
+
+    Args:
+        weights: as `Finetuning` has it: False is enough for a plan.
+    """
     with blame("configuration"):
-        finetuning = Finetuning(config)
+        finetuning = Finetuning(config, weights=weights)
         judge, params = reading.evaluation_judge(config.judges)
         finetuning.pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
         check_agreement(finetuning.target.attributes, finetuning.judges.judge, judge)
