@@ -7,18 +7,21 @@ import sys
 
 from fairjax import cluster
 from fairjax.config import Experiment
-from fairjax.schema import command, parse
+from fairjax.schema import UserError, command, parse
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--dry-run", action="store_true", help="say what the run will do, and do nothing")
+    parser.add_argument("--topology", help="with --dry-run: plan for TPUs that are not here, such as v5e:4x4")
     cluster.add_options(parser)
 
 
 @command
 def main(argv: list[str]) -> None:
     config, options = parse(Experiment, argv, "train.py", __doc__, _options)
+    if options.topology and not options.dry_run:
+        raise UserError(f"--topology = {options.topology!r}: only a --dry-run plans for what is not here")
     from rich.console import Console
 
     from fairjax import parallel
@@ -29,7 +32,7 @@ def main(argv: list[str]) -> None:
     cluster.join(options)
     console = Console(quiet=not parallel.is_first())
     if options.dry_run:
-        dry_run(config, options.resume, console)
+        dry_run(config, options.resume, console, options.topology)
         return
     run(config, options.resume, console)
 

@@ -17,22 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of this process; what is compiled for is the topology
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
+import jax
 import numpy as np
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
 
 from benchmarks import full_size
 from fairjax import parallel
 from fairjax.config import Experiment
 from fairjax.schema import load
 from fairjax.training import step as steps
-
-HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
-"""GiB of memory on a chip, by generation, as published."""
+from fairjax.training.plan import HBM
 
 _COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 _BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
@@ -41,22 +35,12 @@ _BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1,
 class Compiled(NamedTuple):
     """What is known of a program that was compiled."""
 
-    chips: int
     seconds: float  # to compile
     arguments: int  # bytes on a chip: models and state
     temporary: int  # bytes on a chip while it runs
     flops: float
     bytes_accessed: float
     collectives: dict[str, tuple[int, int]]  # kind -> how many, bytes of their results
-
-
-def mesh_of(topology: str) -> Mesh:
-    """Every chip of a topology such as v5e:16x16 in one row; raises SystemExit where there is no such one."""
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:  # libtpu has its own kinds
-        raise SystemExit(f"--topology = {topology!r}: {str(error).splitlines()[0]}") from None
-    return Mesh(np.array(devices), (parallel.AXIS,), axis_types=(AxisType.Auto,))
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
@@ -72,16 +56,14 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def compile_step(traced: full_size.Traced, mesh: Mesh) -> Compiled:
-    """Compiles a step for a mesh of chips, in which everything is given to every chip."""
-    arguments = parallel.shapes((traced.state, traced.frozen, traced.batch), mesh)
-    lowered = steps.program(traced.step, mesh).lower(*arguments)
+def compile_step(lowered: jax.stages.Lowered) -> Compiled:
+    """Compiles the program of a step, and asks what it takes."""
     start = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return Compiled(
-        mesh.size, seconds, memory.argument_size_in_bytes, memory.temp_size_in_bytes, cost.get("flops", float("nan")),
+        seconds, memory.argument_size_in_bytes, memory.temp_size_in_bytes, cost.get("flops", float("nan")),
         cost.get("bytes accessed", float("nan")), collectives(compiled.as_text()),
     )  # fmt: skip
 
@@ -99,13 +81,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1, help="of the prompt on each chip (default: 1)")
     parser.add_argument("--microbatch", type=int, help="(image, step) pairs differentiated at a time")
     options = parser.parse_args()
-    mesh = mesh_of(options.topology)
+    try:
+        mesh = parallel.mesh_of(options.topology)
+    except ValueError as error:
+        raise SystemExit(f"--topology: {error}") from None
     fields = {"training.microbatch": options.microbatch} if options.microbatch else {}
     config = for_chips(load(Experiment, Path(options.config), fields), mesh.size, options.images)
     generation = options.topology.partition(":")[0]
     print(f"{Path(options.config).stem} on {mesh.size} chips ({options.topology}), {options.images} images a chip, "
           f"{config.training.precision}, microbatch {config.training.microbatch}")  # fmt: skip
-    result = compile_step(full_size.training_step(config), mesh)
+    traced = full_size.training_step(config)
+    arguments = parallel.shapes((traced.state, traced.frozen, traced.batch), mesh)
+    result = compile_step(steps.program(traced.step, mesh).lower(*arguments))
     memory, limit = (result.arguments + result.temporary) / 2**30, HBM.get(generation)
     fits = "" if limit is None else f" of {limit}: {'fits' if memory < limit else 'does not fit'}"
     print(f"compiled in {result.seconds:.0f} s")

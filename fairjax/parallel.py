@@ -6,6 +6,7 @@ writes files.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,28 @@ def mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     """Every device of every host in one row, or the first `num_devices` of them."""
     devices = jax.devices()[:num_devices]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def mesh_of(topology: str) -> jax.sharding.Mesh:
+    """The chips of TPUs that are not here, in one row: to compile for, by the `libtpu` package.
+
+    Args:
+        topology: generation and grid, such as v5e:4x4.
+
+    Raises:
+        ValueError: one line, where there is no such one, or no libtpu.
+    """
+    from jax.experimental import topologies
+
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
+    for name, value in quiet.items():  # or it asks the network what machine this is
+        os.environ.setdefault(name, value)
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu has its own kinds
+        missing = " (pip install libtpu)" if importlib.util.find_spec("libtpu") is None else ""
+        raise ValueError(f"no TPUs {topology!r}: {str(error).splitlines()[0]}{missing}") from None
+    return jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:

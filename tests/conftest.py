@@ -9,12 +9,14 @@ import os
 import tempfile
 from functools import lru_cache
 
+from devices import flags
+
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
     _COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{flags(8)} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax  # noqa: E402  (the flags above must be set before jax starts)
 import pytest  # noqa: E402

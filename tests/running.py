@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from devices import flags
 from small_world import arguments
 
 RUN = (
@@ -16,7 +17,7 @@ RUN = (
 
 
 def launch(world, folder, *more):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"XLA_FLAGS": flags(2)}
     command = [sys.executable, "train.py", *arguments(world), *RUN, "--output", str(folder), *more]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

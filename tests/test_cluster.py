@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from devices import flags
 from safetensors.numpy import load_file
 from small_world import arguments
 
@@ -35,8 +36,7 @@ def free_port():
 
 
 def launch(program, devices, *argv, cache=None):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+    environment = os.environ | {"XLA_FLAGS": flags(devices), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
     if cache:  # every program, however short a time it takes to compile
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, program, *argv]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fairjax.models.attention import attend
 from fairjax.models.configs import read_config
 from fairjax.models.layers import ACTIVATIONS, MLP, Dtype, layer_norm
 
@@ -92,7 +93,7 @@ class CLIPAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, causal: bool) -> jax.Array:
         q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
+        return self.out_proj(attend(q, k, v, is_causal=causal).reshape(x.shape))
 
 
 def _layer_norm(config: Config, rngs: nnx.Rngs, dtype: Dtype) -> nnx.LayerNorm:

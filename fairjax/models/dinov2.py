@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fairjax.models.attention import attend
 from fairjax.models.configs import read_config
 from fairjax.models.layers import ACTIVATIONS, MLP, Dtype, layer_norm
 
@@ -108,7 +109,7 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.query, self.key, self.value))
-        return jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        return attend(q, k, v).reshape(x.shape)
 
 
 class SelfOutput(nnx.Module):

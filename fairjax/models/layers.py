@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fairjax.models.attention import attend
+
 Dtype = jnp.dtype | None
 """The dtype of the computation; parameters are float32, statistics and softmax always are."""
 
@@ -160,4 +162,4 @@ class Attention(nnx.Module):
         q, k, v = (
             h.reshape(*h.shape[:-1], self.heads, -1) for h in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        return self.to_out[0](jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+        return self.to_out[0](attend(q, k, v).reshape(x.shape))

@@ -125,8 +125,12 @@ class Finetuning:
 
     def batch(self, number: int, bundle: Bundle) -> tuple[steps.Batch, list[Prompt]]:
         """What step `number` (from 0) is asked for: a pure function of the configuration and the number."""
+        batch, prompts = self._asked(number, bundle)
+        return parallel.replicate(batch, self.mesh), prompts
+
+    def _asked(self, number: int, bundle: Bundle) -> tuple[steps.Batch, list[Prompt]]:
         training = self.config.training
-        prompts = self.subjects.training(self.config.seed, number, training.prompts_per_step)
+        prompts = self.prompts(number)
         texts = [prompt.text for prompt in prompts]
         low, high = training.num_steps
         num_steps = np.random.default_rng([self.config.seed, 2, number]).integers(low, high + 1)
@@ -134,15 +138,19 @@ class Finetuning:
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), number)
         distributions = np.stack([self._distributions[prompt.subject] for prompt in prompts])
         fields = (ids, plain[1:], plain[:1], distributions, np.int32(num_steps), key)
-        return parallel.replicate(steps.Batch(*map(jnp.asarray, fields)), self.mesh), prompts
+        return steps.Batch(*map(jnp.asarray, fields)), prompts
 
-    def compiled(self) -> jax.stages.Compiled:
-        """The program of a step, which knows what memory it takes; none is run."""
+    def lowered(self) -> jax.stages.Lowered:
+        """The program of a step, to compile and to ask what memory it takes; the mesh may be of devices elsewhere."""
         state = self.initial_shapes()
         held = jax.eval_shape(self._held, self.pipeline.params)
         frozen = steps.Frozen(held, self.judges.params, self._table)
-        batch, _ = self.batch(0, state.bundle)
-        return self._program.lower(*parallel.shapes((state, frozen, batch), self.mesh)).compile()
+        batch, _ = self._asked(0, state.bundle)
+        return self._program.lower(*parallel.shapes((state, frozen, batch), self.mesh))
+
+    def prompts(self, number: int) -> list[Prompt]:
+        """Those of step `number`, from 0."""
+        return self.subjects.training(self.config.seed, number, self.config.training.prompts_per_step)
 
     def start(self, checkpoints: Checkpoints) -> int:
         """How many steps the newest checkpoint has, 0 without one.

@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import tables
+from fairjax import parallel, tables
 from fairjax.config import Experiment
 from fairjax.faces import reading
 from fairjax.faces.judges import check_agreement
@@ -20,18 +20,26 @@ from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.run import check, prepare
 
+HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+"""GiB of memory on a TPU chip, by generation, as published."""
 
-def dry_run(config: Experiment, resume: bool, console: Console) -> None:
+
+def dry_run(config: Experiment, resume: bool, console: Console, topology: str | None = None) -> None:
     """Prints the plan: devices, images, parameters, memory, downloads. Nothing is trained or written.
 
     Of models that are to be downloaded, only what describes them is: a few megabytes, which are enough to compile.
+
+    Args:
+        topology: of TPUs to plan for in place of this machine's devices, such as v5e:4x4.
 
     Raises:
         UserError: one line, for what would be wrong with the run; where the hub does not answer, what is known without.
     """
     training, missing = config.training, _missing(config)
+    with blame("--topology"):
+        mesh = parallel.mesh_of(topology) if topology else parallel.mesh()
     plan = {
-        "devices": _devices(),
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)",
         "images in a step": f"{training.prompts_per_step} prompts x {training.images_per_prompt}, "
         f"{training.num_steps[0]} to {training.num_steps[1]} solver steps",
         "optimizer steps": f"{training.steps:,}",
@@ -45,17 +53,14 @@ def dry_run(config: Experiment, resume: bool, console: Console) -> None:
         _check_what_is_here(config, undescribed)
         plan["parameters, memory"] = f"known when the hub can be asked for {', '.join(undescribed)}"
     else:
-        finetuning, _, _ = prepare(config, resume, weights=not missing)
+        finetuning, _, _ = prepare(config, resume, mesh, weights=not (missing or topology))
         plan |= _sizes(finetuning, console)
+        if topology:
+            plan["memory of a device"] += f", of {HBM.get(topology.partition(':')[0], '?')} GiB"
     table = Table(show_header=False, title="What this run will do", title_justify="left")
     for what, value in plan.items():
         table.add_row(what, value)
     console.print(table)
-
-
-def _devices() -> str:
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)"
 
 
 def _target(config: Experiment) -> str:
@@ -97,8 +102,7 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
     pipeline, judges = finetuning.pipeline.params, finetuning.judges.params
     networks = {name: num_params(tree) for name, tree in pipeline.items()}
     console.print("compiling the training step, to know its memory", highlight=False)
-    _, prompts = finetuning.batch(0, state.bundle)
-    memory = finetuning.compiled().memory_analysis()
+    memory, prompts = finetuning.lowered().compile().memory_analysis(), finetuning.prompts(0)
     return {
         "first prompts": "; ".join(prompt.text for prompt in prompts[:3]),
         "parameters of the model": ", ".join(f"{name} {_millions(count)}" for name, count in networks.items()),

@@ -60,15 +60,15 @@ def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def prepare(
-    config: Experiment, resume: bool, *, weights: bool = True
+    config: Experiment, resume: bool, mesh: jax.sharding.Mesh | None = None, *, weights: bool = True
 ) -> tuple[Finetuning, Judge, dict[str, Params]]:  # fmt: skip
     """The finetuning, and what measures it; raises UserError for whatever can be known to be wrong before the run.
 
     Args:
-        weights: as `Finetuning` has it: False is enough for a plan.
+        mesh, weights: as `Finetuning` has them; a plan needs no weights, and no devices.
     """
     with blame("configuration"):
-        finetuning = Finetuning(config, weights=weights)
+        finetuning = Finetuning(config, mesh, weights=weights)
         judge, params = reading.evaluation_judge(config.judges)
         finetuning.pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
         check_agreement(finetuning.target.attributes, finetuning.judges.judge, judge)
