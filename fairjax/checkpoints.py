@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from fairjax import parallel
+from fairjax import files, parallel
 
 State = Any
 """A pytree of arrays."""
@@ -74,18 +73,13 @@ class Checkpoints:
 
 
 def _seal(checkpoint: Path) -> None:
-    partial = checkpoint / f"{SUMS}.partial"
-    with partial.open("w") as file:
-        json.dump(_sums(checkpoint), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(checkpoint / SUMS)
+    files.write_text(checkpoint / SUMS, json.dumps(_sums(checkpoint), indent=1))
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(SUMS))
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(SUMS))
     sums = {}
-    for path in files:
+    for path in paths:
         with path.open("rb") as file:
             sums[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fairjax import files
 from fairjax.convert.rules import from_torch, to_torch
 from fairjax.models.functional import Network, Params
 
@@ -35,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented, with a final newline."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields, indent=2) + "\n")
+    files.write_text(path, json.dumps(fields, indent=2) + "\n")
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:

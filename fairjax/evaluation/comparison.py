@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import __version__, parallel, schema
+from fairjax import __version__, files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.evaluation import data, grid, report, scores
@@ -135,7 +135,7 @@ class Comparison:
             },
         }
         if parallel.is_first():
-            (self.folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+            files.write_text(self.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
             self._picture().save(self.folder / "before_after.png")
             self._report(results)
         console.print(self.table(results))

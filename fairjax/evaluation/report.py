@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from fairjax import files
 from fairjax.evaluation.grid import palette
 from fairjax.fairness.attributes import Attribute
 
@@ -90,9 +91,7 @@ def write(
         command=shlex.join(command),
         config=config,
     )
-    partial = path.with_suffix(".part.html")
-    partial.write_text(page, encoding="utf-8")
-    partial.rename(path)
+    files.write_text(path, page)
 
 
 def _first(mapping: Mapping[str, Any]) -> str:

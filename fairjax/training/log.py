@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from fairjax import files
 from fairjax.schema import UserError
 from fairjax.training.finetuning import Progress
 
@@ -29,7 +30,7 @@ class Log:
         self._wandb = _weights_and_biases(wandb, folder) if wandb else None
         path = folder / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        path.write_text("".join(line for line in lines if _step(line) <= start), encoding="utf-8")
+        files.write_text(path, "".join(line for line in lines if _step(line) <= start))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
         self._since = time.monotonic()
