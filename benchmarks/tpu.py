@@ -26,7 +26,6 @@ from fairjax import parallel
 from fairjax.config import Experiment
 from fairjax.schema import load
 from fairjax.training import step as steps
-from fairjax.training.plan import HBM
 
 _COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 _BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
@@ -87,14 +86,13 @@ def main() -> None:
         raise SystemExit(f"--topology: {error}") from None
     fields = {"training.microbatch": options.microbatch} if options.microbatch else {}
     config = for_chips(load(Experiment, Path(options.config), fields), mesh.size, options.images)
-    generation = options.topology.partition(":")[0]
     print(f"{Path(options.config).stem} on {mesh.size} chips ({options.topology}), {options.images} images a chip, "
           f"{config.training.precision}, microbatch {config.training.microbatch}")  # fmt: skip
     traced = full_size.training_step(config)
     arguments = parallel.shapes((traced.state, traced.frozen, traced.batch), mesh)
     result = compile_step(steps.program(traced.step, mesh).lower(*arguments))
-    memory, limit = (result.arguments + result.temporary) / 2**30, HBM.get(generation)
-    fits = "" if limit is None else f" of {limit}: {'fits' if memory < limit else 'does not fit'}"
+    memory, limit = (result.arguments + result.temporary) / 2**30, parallel.memory_left(mesh) / 2**30
+    fits = f" of {limit:.0f}: {'fits' if memory < limit else 'does not fit'}"
     print(f"compiled in {result.seconds:.0f} s")
     print(f"memory of a chip: {result.arguments / 2**30:.2f} GiB of models and state + "
           f"{result.temporary / 2**30:.2f} while a step runs = {memory:.2f} GiB{fits}")  # fmt: skip

@@ -24,6 +24,9 @@ AXIS = "data"
 _COMPILED_BYTES = 4 << 30
 """What compiled programs may take on disk; those not used for longest go first."""
 
+_PUBLISHED = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
+"""GiB of memory of a chip, by its kind: v4, v5e, v5p (under two names) and v6e."""
+
 REPLICATED, SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -81,6 +84,17 @@ def mesh_of(topology: str) -> jax.sharding.Mesh:
         missing = " (pip install libtpu)" if importlib.util.find_spec("libtpu") is None else ""
         raise ValueError(f"no TPUs {topology!r}: {str(error).splitlines()[0]}{missing}") from None
     return jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def memory_left(mesh: jax.sharding.Mesh) -> int | None:
+    """Bytes of each device's memory that are free, the least of all hosts; None where a CPU takes what it wants."""
+    if (device := mesh.devices.flat[0]).platform == "cpu":
+        return None
+    if device not in jax.devices():  # of a topology
+        return _PUBLISHED[device.device_kind] << 30
+    told = mesh.local_devices[0].memory_stats()
+    left = np.int64(told["bytes_limit"] - told["bytes_in_use"])
+    return int(left if jax.process_count() == 1 else multihost_utils.process_allgather(left).min())
 
 
 def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:

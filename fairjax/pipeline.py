@@ -22,7 +22,7 @@ from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
-from fairjax.models.functional import Network, Params, cast, functional
+from fairjax.models.functional import Network, Params, cast, functional, in_chunks
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
 
@@ -231,7 +231,8 @@ class Pipeline:
 
     def sample(
         self, params: dict[str, Params], bundle: Bundle, ids: jax.Array, empty: jax.Array, prompts: jax.Array,
-        noise: jax.Array, table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float, **gradient,
+        noise: jax.Array, table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float,
+        microbatch: int | None = None, **gradient,
     ) -> jax.Array:  # fmt: skip
         """Images of prompts, each prompt encoded once.
 
@@ -240,7 +241,8 @@ class Pipeline:
             empty: token ids [1, length] of the empty prompt.
             prompts: which of the prompts each image shows, [n].
             noise: where each image starts, [n, h, w, c].
-            gradient: what `fairjax.diffusion.chain.sample` takes: gradient, grad_steps, microbatch, image_keys.
+            microbatch: how many images a network sees at a time; None is all of them.
+            gradient: what `fairjax.diffusion.chain.sample` takes: gradient, grad_steps, image_keys.
 
         Returns:
             images [n, H, W, 3] in [-1, 1].
@@ -250,8 +252,10 @@ class Pipeline:
         context = Conditioning(unconditional, states[1:][prompts])
         network = {"unet": params["unet"], "bundle": {k: v for k, v in bundle.items() if k == "unet"}}
         denoise = guided(self.denoise, guidance_scale)
-        latents = chain.sample(denoise, network, context, noise, table, num_steps, **gradient)
-        return self.decode(params, latents)
+        latents = chain.sample(
+            denoise, network, context, noise, table, num_steps, microbatch=microbatch, **gradient
+        )  # fmt: skip
+        return in_chunks(lambda latents: self.decode(params, latents), microbatch, latents)
 
     def check_steps(self, count: int, field: str) -> None:
         """Raises a one-line ValueError where the model has not as many timesteps to take solver steps at."""

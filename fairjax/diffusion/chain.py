@@ -22,6 +22,7 @@ from jax import lax
 
 from fairjax.diffusion.guidance import Denoise
 from fairjax.diffusion.solvers import WEIGHTINGS, SolverTable, Steps, advance, data_prediction, pull_back
+from fairjax.models.functional import in_chunks
 
 
 def sample(
@@ -53,8 +54,8 @@ def sample(
         num_steps: may be traced: one compilation serves every number of steps up to the table's.
         gradient: "adjusted", "uniform", "exact" or "truncated:K".
         grad_steps: estimate the sum over steps, without bias, from this many steps of each image.
-        microbatch: how many terms of the sum, (image, step) pairs, to differentiate at a time: what bounds
-            the memory of the backward pass. b unless told.
+        microbatch: how many images to denoise, and terms of the sum, (image, step) pairs, to differentiate at a
+            time: what bounds the memory. b unless told.
         image_keys: [b] typed PRNG keys that choose each image's steps; needed where `grad_steps` is given.
     """
     max_steps = table.steps.timestep.shape[-1]
@@ -132,7 +133,8 @@ def _solve(plan, params, context, noise, run, latents):
     def body(i, carry):
         x, previous, latents = carry
         step = _at(run.steps, i, x.dtype)
-        output = plan.denoise(params, x, jnp.full(x.shape[:1], step.timestep), context)
+        arguments = (x, jnp.full(x.shape[:1], step.timestep), context)
+        output = in_chunks(partial(plan.denoise, params), plan.microbatch, *arguments)
         data = data_prediction(step, x, output.astype(x.dtype))
         latents = None if latents is None else lax.dynamic_update_index_in_dim(latents, x, i, 0)
         return advance(step, x, data, previous), data, latents

@@ -46,6 +46,27 @@ def cast(tree: Params, dtype: jnp.dtype) -> Params:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
+def in_chunks(function: Callable[..., Any], size: int | None, *trees: Any) -> Any:
+    """`function(*trees)`, `size` rows at a time: what it needs on the way is needed for so many rows only.
+
+    Differentiable; the gradient computes each chunk again.
+
+    Args:
+        function: takes trees of arrays [n, ...] and gives one, its rows independent of each other.
+        size: None is all rows at once.
+    """
+    rows = len(jax.tree.leaves(trees)[0])
+    if size is None or size >= rows:
+        return function(*trees)
+    chunk, whole = jax.checkpoint(lambda part: function(*part)), rows // size * size
+    first = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), trees)
+    done = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), jax.lax.map(chunk, first))
+    if whole == rows:
+        return done
+    rest = chunk(jax.tree.map(lambda x: x[whole:], trees))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), done, rest)
+
+
 def num_params(tree: Params) -> int:
     """How many numbers a (possibly abstract) parameter tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

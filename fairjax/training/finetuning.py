@@ -17,6 +17,7 @@ from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
+from fairjax.diffusion.solvers import WEIGHTINGS
 from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
@@ -24,6 +25,7 @@ from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import Prompt, Subjects, subjects
 from fairjax.schema import UserError
+from fairjax.training import memory
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
 
@@ -64,11 +66,11 @@ class Finetuning:
         self._distributions = self._by_subject()
         self._check()
         training = config.training
-        weights = fairness.cost_weights(config.target.cost_weights, self.target.attributes, self.attributes)
-        self._step = steps.Step(self.pipeline, self.judges, self.target.attributes, weights, training, config.loss)
-        self._program = steps.program(self._step, self.mesh)
         self._table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._key = jax.random.key(config.seed)
+        self.microbatch = training.microbatch or self._fitting()
+        self._step = self._stepping(self.microbatch)
+        self._program = steps.program(self._step, self.mesh)
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
@@ -140,13 +142,31 @@ class Finetuning:
         fields = (ids, plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return steps.Batch(*map(jnp.asarray, fields)), prompts
 
+    def _stepping(self, microbatch: int | None) -> steps.Step:
+        config, names = self.config, self.target.attributes
+        weights = fairness.cost_weights(config.target.cost_weights, names, self.attributes)
+        training = config.training.model_copy(update={"microbatch": microbatch})
+        return steps.Step(self.pipeline, self.judges, names, weights, training, config.loss)
+
+    def _fitting(self) -> int | None:
+        """How many images the networks may see at a time on these devices; None is all of them."""
+        training = self.config.training
+        if training.gradient not in WEIGHTINGS:  # a sweep through the chain takes all of them
+            return None
+        images = training.prompts_per_step * training.images_per_prompt // self.mesh.size
+        limit = parallel.memory_left(self.mesh)
+        return memory.fitting(lambda size: self._lower(self._stepping(size)), images, limit)
+
     def lowered(self) -> jax.stages.Lowered:
         """The program of a step, to compile and to ask what memory it takes; the mesh may be of devices elsewhere."""
+        return self._lower(self._step)
+
+    def _lower(self, step: steps.Step) -> jax.stages.Lowered:
         state = self.initial_shapes()
         held = jax.eval_shape(self._held, self.pipeline.params)
         frozen = steps.Frozen(held, self.judges.params, self._table)
         batch, _ = self._asked(0, state.bundle)
-        return self._program.lower(*parallel.shapes((state, frozen, batch), self.mesh))
+        return steps.program(step, self.mesh).lower(*parallel.shapes((state, frozen, batch), self.mesh))
 
     def prompts(self, number: int) -> list[Prompt]:
         """Those of step `number`, from 0."""

@@ -18,13 +18,10 @@ from fairjax.pipeline import NETWORK, PIPELINE, PORTRAITS, HubFiles, find, on_hu
 from fairjax.prompts import subjects
 from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning
-from fairjax.training.run import check, prepare
-
-HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
-"""GiB of memory on a TPU chip, by generation, as published."""
+from fairjax.training.run import Resume, check, prepare
 
 
-def dry_run(config: Experiment, resume: bool, console: Console, topology: str | None = None) -> None:
+def dry_run(config: Experiment, resume: Resume, console: Console, topology: str | None = None) -> None:
     """Prints the plan: devices, images, parameters, memory, downloads. Nothing is trained or written.
 
     Of models that are to be downloaded, only what describes them is: a few megabytes, which are enough to compile.
@@ -55,8 +52,6 @@ def dry_run(config: Experiment, resume: bool, console: Console, topology: str | 
     else:
         finetuning, _, _ = prepare(config, resume, mesh, weights=not (missing or topology))
         plan |= _sizes(finetuning, console)
-        if topology:
-            plan["memory of a device"] += f", of {HBM.get(topology.partition(':')[0], '?')} GiB"
     table = Table(show_header=False, title="What this run will do", title_justify="left")
     for what, value in plan.items():
         table.add_row(what, value)
@@ -102,6 +97,8 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
     pipeline, judges = finetuning.pipeline.params, finetuning.judges.params
     networks = {name: num_params(tree) for name, tree in pipeline.items()}
     console.print("compiling the training step, to know its memory", highlight=False)
+    left = parallel.memory_left(finetuning.mesh)
+    of = f", of {_gib(left)}" if left else ""
     memory, prompts = finetuning.lowered().compile().memory_analysis(), finetuning.prompts(0)
     return {
         "first prompts": "; ".join(prompt.text for prompt in prompts[:3]),
@@ -109,7 +106,8 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
         "parameters of the judges": _millions(num_params(judges)),
         "parameters trained": f"{', '.join(finetuning.config.adapter.kinds)}: {num_params(state.bundle):,}",
         "memory of a device": f"{_gib(memory.argument_size_in_bytes)} of models and state, "
-        f"{_gib(memory.temp_size_in_bytes)} while a step runs",
+        f"{_gib(memory.temp_size_in_bytes)} while a step runs{of}",
+        "images at a time": str(finetuning.microbatch or "all"),
     }
 
 

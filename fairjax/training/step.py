@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from fairjax.faces.judges import Judges, Verdict
 from fairjax.fairness import losses
 from fairjax.fairness.attributes import joint_cells
 from fairjax.fairness.targets import targets
+from fairjax.models.functional import in_chunks
 from fairjax.pipeline import Pipeline, image_keys
 from fairjax.training.state import State, update
 
@@ -172,7 +174,8 @@ class Step:
         factors = losses.image_factors(
             labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor1), self.loss.no_face
         )
-        ours, theirs = (self.judges.meaning(frozen.judges, x) for x in (scaled, original))
+        meaning = partial(self.judges.meaning, frozen.judges)
+        ours, theirs = (in_chunks(meaning, self.training.microbatch, x) for x in (scaled, original))
         return factors * sum(losses.cosine_distance(a, b) for a, b in zip(ours, theirs, strict=True))
 
     def _face_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):

@@ -1,0 +1,50 @@
+"""How many images the large networks may see at a time, so that a step fits the memory of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jax.errors import JaxRuntimeError
+
+MARGIN = 0.95
+"""How much of the memory a program may be expected to take: what the compiler counts is not all."""
+
+
+def fitting(lower: Callable[[int], jax.stages.Lowered], images: int, limit: int | None) -> int | None:
+    """The largest divisor of `images` that fits as the microbatch; None, which is all of them, without a limit.
+
+    Args:
+        lower: makes the program of a microbatch, to be compiled: as often as there are halvings of the divisors.
+        images: of a device.
+        limit: bytes of its memory.
+
+    Raises:
+        ValueError: one line, where not even one image at a time fits.
+    """
+    if limit is None:
+        return None
+    sizes = [size for size in range(1, images + 1) if images % size == 0]
+    least, taken = 0, {}
+    most = len(sizes)
+    while least < most:  # sizes before `least` fit, those from `most` on do not
+        middle = (least + most) // 2 if taken else len(sizes) - 1  # all at once is what one hopes for
+        taken[middle] = needed(lower(sizes[middle]))
+        least, most = (middle + 1, most) if taken[middle] <= MARGIN * limit else (least, middle)
+    if least == 0:
+        raise ValueError(
+            f"a step takes {taken[0] / 2**30:.2f} GiB of a device's memory with one image at a time, of {images}; "
+            f"it has {limit / 2**30:.2f} GiB: more devices, training.precision = bfloat16, or a smaller model would fit"
+        )
+    return sizes[least - 1]
+
+
+def needed(lowered: jax.stages.Lowered) -> float:
+    """Bytes of a device's memory that a program needs; infinite where its compiler refuses it for that."""
+    try:
+        memory = lowered.compile().memory_analysis()
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return float("inf")
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes

@@ -1,0 +1,89 @@
+"""The large networks see as many images at a time as the memory of a device takes, and no result depends on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_world import fields
+
+from fairjax import parallel
+from fairjax.config import Experiment
+from fairjax.models.functional import in_chunks
+from fairjax.schema import load
+from fairjax.training import memory
+from fairjax.training.finetuning import Finetuning
+
+ROW = 1 << 20
+"""Bytes that a row of `program` takes."""
+
+
+def program(size):
+    """Sorts rows of random numbers, which stand in memory."""
+
+    def sorted_rows(key):
+        return jnp.sort(jax.random.normal(key, (size, ROW // 4)), axis=1)[:, 0]
+
+    return jax.jit(sorted_rows).lower(jax.random.key(0))
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 1), (3, 3), (5, 4), (11, 6), (12, 12), (50, 12)])
+def test_the_largest_divisor_that_fits_is_found(rows, expected):
+    tried, one = [], memory.needed(program(1))
+    each = (memory.needed(program(12)) - one) / 11
+
+    def lower(size):
+        tried.append(size)
+        return program(size)
+
+    limit = (one + (rows - 1) * each) * 1.01 / memory.MARGIN
+    assert memory.fitting(lower, 12, limit) == expected
+    assert tried[0] == 12 and len(tried) <= 4  # of 1, 2, 3, 4, 6 and 12
+
+
+def test_without_a_limit_all_are_seen_at_once_and_nothing_is_compiled():
+    assert memory.fitting(lambda size: pytest.fail("compiled"), 12, None) is None
+
+
+def test_what_fits_nowhere_is_one_line():
+    with pytest.raises(
+        ValueError, match=r"a step takes 0.0\d GiB of a device's memory with one image at a time, of 12;"
+    ):
+        memory.fitting(program, 12, ROW)
+
+
+@pytest.mark.parametrize("size", [None, 1, 3, 4, 8, 9])
+def test_chunks_change_no_value_and_no_gradient(size):
+    x, w = (np.random.default_rng(number).normal(size=(8, 5)).astype(np.float32) for number in range(2))
+
+    def by_rows(w, x):
+        return {"sum": (x * w[:1]).sum(1), "tanh": jnp.tanh(x * w[1:2])}
+
+    def value(w, x, size):
+        found = in_chunks(lambda x: by_rows(w, x), size, x)
+        return (found["sum"] ** 2).sum() + (found["tanh"] ** 3).sum()
+
+    wished = jax.value_and_grad(lambda w, x: value(w, x, None), argnums=(0, 1))(w, x)
+    found = jax.value_and_grad(lambda w, x: value(w, x, size), argnums=(0, 1))(w, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wished)
+
+
+def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(small_world):
+    """Of the update's moments, which are the gradient's; five do not divide the sixteen. Memory is what it saves."""
+    changes = {"training.prompts_per_step": 2, "training.images_per_prompt": 8, "training.num_steps": (2, 2)}
+    kinds = {"adapter.kinds": ("text_encoder", "unet"), "training.grad_steps": None}
+
+    def finetuning(microbatch):
+        asked = fields(small_world) | changes | kinds | {"training.microbatch": microbatch}
+        return Finetuning(load(Experiment, None, asked), parallel.mesh(1))
+
+    def moments(case):
+        start = case.initial()
+        state, scalars, _ = case._program(start, case._frozen, case.batch(0, start.bundle)[0])
+        return scalars["loss"], jax.tree.leaves(state.optimizer)
+
+    whole, parts = finetuning(None), finetuning(5)
+    (loss, wished), (other, found) = moments(whole), moments(parts)
+    assert other == pytest.approx(float(loss), rel=1e-5)
+    for ours, theirs in zip(found, wished, strict=True):
+        assert np.abs(ours - theirs).max() <= 1e-4 * max(np.abs(theirs).max(), 1e-6)
+    assert memory.needed(parts.lowered()) < 0.7 * memory.needed(whole.lowered())
