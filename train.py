@@ -12,6 +12,7 @@ from fairjax.schema import UserError, command, parse
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.add_argument("--resume-anyway", action="store_true", help="the same, even with another configuration")
     parser.add_argument("--dry-run", action="store_true", help="say what the run will do, and do nothing")
     parser.add_argument("--topology", help="with --dry-run: plan for TPUs that are not here, such as v5e:4x4")
     cluster.add_options(parser)
@@ -28,13 +29,14 @@ def main(argv: list[str]) -> None:
     from fairjax.training.plan import dry_run
     from fairjax.training.run import run  # after the configuration: its errors and --help are instant
 
+    resume = "anyway" if options.resume_anyway else options.resume
     parallel.prepare()
     cluster.join(options)
     console = Console(quiet=not parallel.is_first())
     if options.dry_run:
-        dry_run(config, options.resume, console, options.topology)
+        dry_run(config, resume, console, options.topology)
         return
-    run(config, options.resume, console)
+    run(config, resume, console)
 
 
 if __name__ == "__main__":

@@ -207,14 +207,18 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
 
     assert train_program.main(asked) == 2
     assert "holds a run already: add --resume" in capsys.readouterr().err
-    assert train_program.main([*asked, "--training.learning_rate", "1", "--resume"]) == 2
-    assert "training.learning_rate = 1.0, but the run has" in capsys.readouterr().err
+    changed = ["--training.learning_rate", "1e-4", "--loss.face", "0.2"]
+    assert train_program.main([*asked, *changed, "--resume"]) == 2
+    told = "training.learning_rate = 0.0001, but the run has 0.001, loss.face = 0.2, but the run has 0.1"
+    assert f"--resume: {told}; a run continues as it was configured" in capsys.readouterr().err
 
     assert eval_program.main(["--adapter", str(run), "--evaluation.seed", "7"]) == 0
     again = json.loads((run / "evaluation-7" / "results.json").read_text())
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
 
-    assert train_program.main([*asked, "--training.steps", "3", "--resume"]) == 0
+    longer = ["--training.steps", "3", "--training.save_every", "7", *changed, "--resume-anyway"]
+    assert train_program.main([*asked, *longer]) == 0
+    assert f"warning: --resume-anyway: {told}\n" in capsys.readouterr().err
     longer = json.loads((run / "results.json").read_text())
     assert longer["steps"] == 3 and longer["before"] == results["before"]
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from fairjax import parallel, schema
+from fairjax import files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import ADAPTER, CONFIG, Experiment
@@ -32,23 +33,34 @@ from fairjax.training.state import State
 
 CHECKPOINTS = "checkpoints"
 
+_OF_NO_MATTER = ("steps", "microbatch", "max_skipped", "save_every", "images_every", "wandb")
+"""What of the training a run may go on with otherwise: its steps are the same ones."""
 
-def check(config: Experiment, folder: Path, resume: bool) -> None:
-    """Raises UserError where an earlier run is in the folder that this one does not continue."""
+Resume = bool | Literal["anyway"]
+"""Whether to continue the run in the folder; "anyway" even as it was not configured."""
+
+
+def check(config: Experiment, folder: Path, resume: Resume) -> None:
+    """Raises UserError where an earlier run is in the folder that this one does not continue.
+
+    What differs from it "anyway" is told on standard error.
+    """
     if not resume and any((folder / name).exists() for name in (CONFIG, CHECKPOINTS)):
         raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
-    if (folder / CONFIG).is_file():
-        changed = _first_difference(schema.load(Experiment, folder / CONFIG), config)
-        if changed:
-            raise UserError(f"--resume: {changed}; a run continues as it was configured")
+    if not (folder / CONFIG).is_file():
+        return
+    changed = ", ".join(_differences(schema.load(Experiment, folder / CONFIG), config))
+    if changed and resume != "anyway":
+        raise UserError(f"--resume: {changed}; a run continues as it was configured (or by --resume-anyway)")
+    if changed and parallel.is_first():
+        print(f"warning: --resume-anyway: {changed}", file=sys.stderr, flush=True)
 
 
-def _first_difference(old: Experiment, new: Experiment) -> str | None:
+def _differences(old: Experiment, new: Experiment) -> list[str]:
     before, after = _flat(old), _flat(new)
-    for name in before:
-        if before[name] != after[name] and name != "training.steps":  # more steps are more of the same
-            return f"{name} = {after[name]!r}, but the run has {before[name]!r}"
-    return None
+    changed = (name for name in before if before[name] != after[name])
+    kept = {f"training.{name}" for name in _OF_NO_MATTER}
+    return [f"{name} = {after[name]!r}, but the run has {before[name]!r}" for name in changed if name not in kept]
 
 
 def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
@@ -60,7 +72,7 @@ def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def prepare(
-    config: Experiment, resume: bool, mesh: jax.sharding.Mesh | None = None, *, weights: bool = True
+    config: Experiment, resume: Resume, mesh: jax.sharding.Mesh | None = None, *, weights: bool = True
 ) -> tuple[Finetuning, Judge, dict[str, Params]]:  # fmt: skip
     """The finetuning, and what measures it; raises UserError for whatever can be known to be wrong before the run.
 
@@ -77,7 +89,7 @@ def prepare(
     return finetuning, judge, params
 
 
-def run(config: Experiment, resume: bool, console: Console) -> dict | None:
+def run(config: Experiment, resume: Resume, console: Console) -> dict | None:
     """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results.
 
     None where it was asked to end before (SIGTERM, Ctrl-C): everything that was done is kept, for `--resume`.
@@ -90,8 +102,13 @@ def run(config: Experiment, resume: bool, console: Console) -> dict | None:
             return None
 
 
-def _run(config: Experiment, resume: bool, console: Console, asked: Interruption) -> dict:
+def _run(config: Experiment, resume: Resume, console: Console, asked: Interruption) -> dict:
     finetuning, judge, params = prepare(config, resume)
+    if finetuning.microbatch and not config.training.microbatch:
+        told = (
+            f"training.microbatch: networks see {finetuning.microbatch} images of a device at a time, to fit its memory"
+        )
+        console.print(told, highlight=False)
     folder = Path(config.output)
     comparison = Comparison(
         finetuning.pipeline, judge, params, finetuning.target,
@@ -103,7 +120,7 @@ def _run(config: Experiment, resume: bool, console: Console, asked: Interruption
         start = finetuning.start(checkpoints)
         parallel.wait_for_all("checkpoint restored")
         if parallel.is_first():
-            (folder / CONFIG).write_text(schema.dump(config))
+            files.write_text(folder / CONFIG, schema.dump(config))
     with bars(console) as progress, contextlib.closing(checkpoints):
         comparison.measure("before", {}, asked.checking(counting(progress, "before", comparison.num_images)))
         state = _train(finetuning, checkpoints, start, folder, progress, asked)
