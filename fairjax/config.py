@@ -195,7 +195,10 @@ class TrainingSection(Section):
         description="of the arithmetic of the UNet, the autoencoder and the image semantics; bfloat16 where it is fast",
     )
     microbatch: int | None = Field(
-        None, ge=1, description="(image, step) pairs in one backward pass; null is one image batch"
+        None,
+        ge=1,
+        description="images that a large network sees at a time, and (image, step) pairs in its backward pass; "
+        "null is as many as fit the memory of the device",
     )
     max_skipped: int = Field(
         10, ge=1, description="steps in a row without a finite loss and gradient, after which the run ends and says why"
@@ -226,7 +229,7 @@ class LossSection(Section):
         description="images less certain of their target get none; the paper has 0.2",
     )
     image: float = Field(4.0, ge=0, description="weight of keeping the image's semantics; 8 in the paper")
-    face: float = Field(1.0, ge=0, description="weight of keeping faces real")
+    face: float = Field(0.1, ge=0, description="weight of keeping faces real; 1 in the paper, for gender alone")
     factor1: dict[str, Factor] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
     )
