@@ -56,7 +56,9 @@ class Case(NamedTuple):
 
     def take(self, frozen, state=None, **batch):
         """One step -> the state after it, what it logs, its images."""
-        state, scalars, images = self.finetuning._program(state or self.state, frozen, self.batch._replace(**batch))
+        asked = (state or self.state, frozen, self.batch._replace(**batch))
+        placed = parallel.replicate(asked, self.finetuning.mesh)  # one that lies elsewhere would compile it once more
+        state, scalars, images = self.finetuning._program(*placed)
         return state, {name: float(value) for name, value in scalars.items()}, np.asarray(images)
 
     def with_presence(self, shift):
