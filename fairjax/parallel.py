@@ -27,6 +27,12 @@ _COMPILED_BYTES = 4 << 30
 _PUBLISHED = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 """GiB of memory of a chip, by its kind: v4, v5e, v5p (under two names) and v6e."""
 
+_LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
+"""So that libtpu, where it only compiles, does not ask the network what machine this is, nor keeps others from it."""
+
 REPLICATED, SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -75,8 +81,7 @@ def mesh_of(topology: str) -> jax.sharding.Mesh:
     """
     from jax.experimental import topologies
 
-    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
-    for name, value in quiet.items():  # or it asks the network what machine this is
+    for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices

@@ -1,5 +1,7 @@
 """The step compiles for a slice of TPUs that is not there, with the collectives that were counted on the CPU."""
 
+from importlib.util import find_spec
+
 import pytest
 from small_world import fields
 
@@ -8,6 +10,8 @@ from fairjax import parallel
 from fairjax.config import Experiment
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
+
+compiles = pytest.mark.skipif(not find_spec("libtpu"), reason="pip install libtpu")
 
 
 def test_collectives_are_counted_with_their_bytes():
@@ -20,11 +24,13 @@ def test_collectives_are_counted_with_their_bytes():
     assert tpu.collectives(program) == {"all-gather": (1, 24 * 3 * 4), "all-reduce": (1, 100 * 4 + 6 * 2)}
 
 
+@compiles
 def test_a_topology_that_is_not_there_is_one_line():
     with pytest.raises(ValueError, match="no TPUs 'v9:1x1': "):
         parallel.mesh_of("v9:1x1")
 
 
+@compiles
 def test_the_step_compiles_for_a_slice(small_world):
     mesh = parallel.mesh_of("v5e:2x2")
     changes = {"training.prompts_per_step": 2, "training.images_per_prompt": 8, "training.num_steps": (2, 3)}
