@@ -200,7 +200,7 @@ def _report(console: Console, times: dict[str, list[float]], images: int) -> Non
 
 
 def _memory(console: Console, finetuning: Finetuning) -> None:
-    compiled = finetuning.lowered().compile()
+    compiled = finetuning.compiled()
     memory = compiled.memory_analysis()
     device = jax.local_devices()[0]
     told = f"fairjax: {memory.argument_size_in_bytes / 2**30:.2f} GiB of models and state a device, "

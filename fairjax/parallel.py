@@ -96,7 +96,8 @@ def memory_left(mesh: jax.sharding.Mesh) -> int | None:
     if (device := mesh.devices.flat[0]).platform == "cpu":
         return None
     if device not in jax.devices():  # of a topology
-        return _PUBLISHED[device.device_kind] << 30
+        cores = sum(other.coords == device.coords for other in mesh.devices.flat)  # of a chip; v4 has two
+        return (_PUBLISHED[device.device_kind] << 30) // cores
     told = mesh.local_devices[0].memory_stats()
     left = np.int64(told["bytes_limit"] - told["bytes_in_use"])
     return int(left if jax.process_count() == 1 else multihost_utils.process_allgather(left).min())

@@ -23,7 +23,7 @@ def program(size):
     def sorted_rows(key):
         return jnp.sort(jax.random.normal(key, (size, ROW // 4)), axis=1)[:, 0]
 
-    return jax.jit(sorted_rows).lower(jax.random.key(0))
+    return jax.jit(sorted_rows).lower(jax.random.key(0)).compile()
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 1), (3, 3), (5, 4), (11, 6), (12, 12), (50, 12)])
@@ -31,12 +31,12 @@ def test_the_largest_divisor_that_fits_is_found(rows, expected):
     tried, one = [], memory.needed(program(1))
     each = (memory.needed(program(12)) - one) / 11
 
-    def lower(size):
+    def compiled(size):
         tried.append(size)
         return program(size)
 
     limit = (one + (rows - 1) * each) * 1.01 / memory.MARGIN
-    assert memory.fitting(lower, 12, limit) == expected
+    assert memory.fitting(compiled, 12, limit) == expected
     assert tried[0] == 12 and len(tried) <= 4  # of 1, 2, 3, 4, 6 and 12
 
 
@@ -86,4 +86,4 @@ def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(small_
     assert other == pytest.approx(float(loss), rel=1e-5)
     for ours, theirs in zip(found, wished, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-4 * max(np.abs(theirs).max(), 1e-6)
-    assert memory.needed(parts.lowered()) < 0.7 * memory.needed(whole.lowered())
+    assert memory.needed(parts.compiled()) < 0.7 * memory.needed(whole.compiled())

@@ -1,10 +1,12 @@
 """The step compiles for a slice of TPUs that is not there, with the collectives that were counted on the CPU."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
-from small_world import fields
+from small_world import arguments, fields
 
+import train
 from benchmarks import tpu
 from fairjax import parallel
 from fairjax.config import Experiment
@@ -30,12 +32,36 @@ def test_a_topology_that_is_not_there_is_one_line():
         parallel.mesh_of("v9:1x1")
 
 
+@pytest.mark.parametrize(
+    ("topology", "devices", "gib"), [("v4:2x2x1", 8, 16), ("v5e:2x2", 4, 16), ("v5p:2x2x1", 4, 95), ("v6e:2x2", 4, 32)]
+)
+@compiles
+def test_the_memory_of_a_device_that_is_not_there_is_known(topology, devices, gib):
+    mesh = parallel.mesh_of(topology)
+    assert (mesh.size, parallel.memory_left(mesh)) == (devices, gib << 30)
+
+
+def test_what_shares_memory_with_everything_has_no_limit():
+    assert parallel.memory_left(parallel.mesh(1)) is None
+
+
+@compiles
+def test_a_run_is_planned_for_tpus(small_world, tmp_path, monkeypatch, capsys, mistake):
+    monkeypatch.setenv("COLUMNS", "160")
+    asked = [*arguments(small_world), "--training.images_per_prompt", "8", "--output", str(tmp_path / "run")]
+    assert "--topology = 'v5e:2x2': only a --dry-run" in mistake(train.main, *asked, "--topology", "v5e:2x2")
+    assert "--topology: no TPUs 'v5e:9'" in mistake(train.main, *asked, "--dry-run", "--topology", "v5e:9")
+    assert train.main([*asked, "--dry-run", "--topology", "v5e:2x2"]) == 0
+    told = capsys.readouterr().out
+    assert "4 x TPU v5 lite" in told and re.search(r"MiB while a step runs, of 16.00 GiB", told)
+    assert re.search(r"images at a time +│ 4 ", told)  # all of a chip's, of 2 prompts
+
+
 @compiles
 def test_the_step_compiles_for_a_slice(small_world):
-    mesh = parallel.mesh_of("v5e:2x2")
-    changes = {"training.prompts_per_step": 2, "training.images_per_prompt": 8, "training.num_steps": (2, 3)}
-    finetuning = Finetuning(load(Experiment, None, fields(small_world) | changes), mesh, weights=False)
-    result = tpu.compile_step(finetuning.lowered())
+    changes = {"training.images_per_prompt": 8, "training.num_steps": (2, 3), "training.microbatch": 2}
+    config = load(Experiment, None, fields(small_world) | changes)
+    result = tpu.compile_step(Finetuning(config, parallel.mesh_of("v5e:2x2"), weights=False).lowered())
     assert result.temporary > 0 and result.flops > 0
     assert set(result.collectives) == {"all-gather", "all-reduce"}
     assert result.collectives["all-reduce"][0] == 1

@@ -89,7 +89,7 @@ def test_two_things_cross_devices_and_nothing_else(small_world):
     eight = finetuning(small_world, 8)
     state = eight.initial()
     batch, _ = eight.batch(0, state.bundle)
-    program = eight.lowered().compile().as_text()
+    program = eight.compiled().as_text()
     collectives = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
     found = re.findall(rf"= (\w+)\[([\d,]*)\]\S* ({collectives})(?:-start)?\(", program)
     sizes = {kind: (dtype, math.prod(map(int, shape.split(",")))) for dtype, shape, kind in found}

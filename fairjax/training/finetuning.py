@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -68,6 +68,7 @@ class Finetuning:
         training = config.training
         self._table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._key = jax.random.key(config.seed)
+        self._compile = functools.cache(lambda microbatch: self._lower(self._stepping(microbatch)).compile())
         self.microbatch = training.microbatch or self._fitting()
         self._step = self._stepping(self.microbatch)
         self._program = steps.program(self._step, self.mesh)
@@ -93,7 +94,7 @@ class Finetuning:
                 f"{devices} devices: images_per_prompt = {' or '.join(map(str, fit))} would fit"
             )
 
-    @cached_property
+    @functools.cached_property
     def _frozen(self) -> steps.Frozen:
         """On every device."""
         frozen = steps.Frozen(self._held(self.pipeline.params), self.judges.params, self._table)
@@ -155,11 +156,15 @@ class Finetuning:
             return None
         images = training.prompts_per_step * training.images_per_prompt // self.mesh.size
         limit = parallel.memory_left(self.mesh)
-        return memory.fitting(lambda size: self._lower(self._stepping(size)), images, limit)
+        return memory.fitting(self._compile, images, limit)
 
     def lowered(self) -> jax.stages.Lowered:
-        """The program of a step, to compile and to ask what memory it takes; the mesh may be of devices elsewhere."""
+        """The program of a step, to compile; the mesh may be of devices elsewhere."""
         return self._lower(self._step)
+
+    def compiled(self) -> jax.stages.Compiled:
+        """The same compiled, to ask what memory it takes."""
+        return self._compile(self.microbatch)
 
     def _lower(self, step: steps.Step) -> jax.stages.Lowered:
         state = self.initial_shapes()

@@ -11,11 +11,11 @@ MARGIN = 0.95
 """How much of the memory a program may be expected to take: what the compiler counts is not all."""
 
 
-def fitting(lower: Callable[[int], jax.stages.Lowered], images: int, limit: int | None) -> int | None:
+def fitting(compiled: Callable[[int], jax.stages.Compiled], images: int, limit: int | None) -> int | None:
     """The largest divisor of `images` that fits as the microbatch; None, which is all of them, without a limit.
 
     Args:
-        lower: makes the program of a microbatch, to be compiled: as often as there are halvings of the divisors.
+        compiled: the program of a microbatch; asked for as often as there are halvings of the divisors.
         images: of a device.
         limit: bytes of its memory.
 
@@ -29,7 +29,7 @@ def fitting(lower: Callable[[int], jax.stages.Lowered], images: int, limit: int 
     most = len(sizes)
     while least < most:  # sizes before `least` fit, those from `most` on do not
         middle = (least + most) // 2 if taken else len(sizes) - 1  # all at once is what one hopes for
-        taken[middle] = needed(lower(sizes[middle]))
+        taken[middle] = _needed(compiled, sizes[middle])
         least, most = (middle + 1, most) if taken[middle] <= MARGIN * limit else (least, middle)
     if least == 0:
         raise ValueError(
@@ -39,12 +39,17 @@ def fitting(lower: Callable[[int], jax.stages.Lowered], images: int, limit: int 
     return sizes[least - 1]
 
 
-def needed(lowered: jax.stages.Lowered) -> float:
-    """Bytes of a device's memory that a program needs; infinite where its compiler refuses it for that."""
+def needed(compiled: jax.stages.Compiled) -> int:
+    """Bytes of a device's memory that a program needs."""
+    memory = compiled.memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def _needed(compiled: Callable[[int], jax.stages.Compiled], size: int) -> float:
+    """The same; infinite where the compiler refuses it for that."""
     try:
-        memory = lowered.compile().memory_analysis()
+        return needed(compiled(size))
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return float("inf")
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes

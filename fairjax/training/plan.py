@@ -99,7 +99,7 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
     console.print("compiling the training step, to know its memory", highlight=False)
     left = parallel.memory_left(finetuning.mesh)
     of = f", of {_gib(left)}" if left else ""
-    memory, prompts = finetuning.lowered().compile().memory_analysis(), finetuning.prompts(0)
+    memory, prompts = finetuning.compiled().memory_analysis(), finetuning.prompts(0)
     return {
         "first prompts": "; ".join(prompt.text for prompt in prompts[:3]),
         "parameters of the model": ", ".join(f"{name} {_millions(count)}" for name, count in networks.items()),
