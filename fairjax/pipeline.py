@@ -126,7 +126,7 @@ def _without_weights(folder: Path) -> list[str]:
 class Pipeline:
     """Networks and what they need around them. The parameters are a value beside, never inside a network.
 
-    Its functions of arrays (`encode`, `denoise`, `decode`, `sample`) take parameters as an argument and may be
+    Its functions of arrays (`encode`, `decode`, `sample`) take parameters as an argument and may be
     traced; `generate` is for people.
     """
 
@@ -216,10 +216,6 @@ class Pipeline:
         merged = bundles.merge_text(params["text_encoder"], bundle)
         return self.text_encoder.apply(merged, ids).last_hidden_state
 
-    def denoise(self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        """The UNet's output; `params` is `{"unet": frozen, "bundle": adapters}`."""
-        return self.unet.apply(bundles.merge_unet(params["unet"], params["bundle"]), latents, timesteps, context)
-
     def decode(self, params: dict[str, Params], latents: jax.Array) -> jax.Array:
         """Latents [n, h, w, c] -> images [n, H, W, 3] in [-1, 1]."""
         images = self.vae.apply(params["vae"], latents / self.scaling_factor, method="decode")
@@ -250,11 +246,9 @@ class Pipeline:
         states = self.encode(params, bundle, jnp.concatenate([empty, ids]))
         unconditional = jnp.broadcast_to(states[:1], (noise.shape[0], *states.shape[1:]))
         context = Conditioning(unconditional, states[1:][prompts])
-        network = {"unet": params["unet"], "bundle": {k: v for k, v in bundle.items() if k == "unet"}}
-        denoise = guided(self.denoise, guidance_scale)
-        latents = chain.sample(
-            denoise, network, context, noise, table, num_steps, microbatch=microbatch, **gradient
-        )  # fmt: skip
+        merged = bundles.merge_unet(params["unet"], bundle)  # once, not in every call of the network
+        denoise = guided(self.unet.apply, guidance_scale)
+        latents = chain.sample(denoise, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
         return in_chunks(lambda latents: self.decode(params, latents), microbatch, latents)
 
     def check_steps(self, count: int, field: str) -> None:
