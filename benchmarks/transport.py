@@ -55,7 +55,8 @@ def step_and_targets(path, repeats):
     probs = [
         jnp.asarray(rng.dirichlet([0.3] * sizes[name], shape), jnp.float32) for name in finetuning._step.attributes
     ]
-    arguments = (probs, jnp.ones(shape, bool), batch)
+    keys = jax.random.split(jax.random.key(0), shape[0])
+    arguments = (*probs, batch.distributions, jnp.ones(shape, bool), keys)
     assign = stays(jax.jit(finetuning._step._targets).lower(*arguments).compile())
     alone, _ = seconds(lambda: assign(*arguments), repeats)
     return whole, alone, shape

@@ -7,12 +7,14 @@ writes files.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
@@ -171,10 +173,18 @@ def gather(values: jax.Array) -> jax.Array:
     return lax.all_gather(values, AXIS, tiled=True)
 
 
-def mine(values: jax.Array) -> jax.Array:
-    """This device's share [n, ...] of what `gather` gave, or of anything of that shape."""
-    share = values.shape[0] // lax.axis_size(AXIS)
-    return lax.dynamic_slice_in_dim(values, lax.axis_index(AXIS) * share, share)
+def own_groups(groups: int, size: int) -> tuple[jax.Array, int, jax.Array]:
+    """Inside a spread function: in which of `groups` groups, each of `size` images, this device's share lies.
+
+    Returns:
+        the first of them, how many they are at most, and the place of the share's first image among theirs.
+    """
+    share = groups * size // lax.axis_size(AXIS)
+    start = lax.axis_index(AXIS) * share
+    furthest = size - math.gcd(share, size)  # where in its first group a share may begin
+    count = min(groups, -(-(furthest + share) // size))
+    first = jnp.minimum(start // size, groups - count)
+    return first, count, start - first * size
 
 
 def mean(tree: Any) -> Any:

@@ -103,6 +103,24 @@ def after_three_steps(case):
     return jax.device_get(state.bundle)
 
 
+@pytest.mark.parametrize(
+    ("groups", "size", "devices"),
+    [(3, 8, 1), (3, 8, 2), (3, 8, 8), (8, 3, 2), (8, 3, 8), (2, 16, 8), (12, 2, 8), (4, 6, 8), (8, 1, 8), (5, 16, 8)],
+)
+def test_each_device_knows_in_which_groups_its_images_are(groups, size, devices):
+    def own():
+        first, count, place = parallel.own_groups(groups, size)
+        near = jax.lax.dynamic_slice_in_dim(jnp.arange(groups * size).reshape(groups, size), first, count)
+        share = groups * size // devices
+        return jax.lax.dynamic_slice_in_dim(near.reshape(-1), place, share), jnp.full(1, count)
+
+    mesh = parallel.mesh(devices)
+    images, counts = parallel.spread(own, mesh, (), (parallel.SPREAD, parallel.SPREAD))()
+    np.testing.assert_array_equal(images, np.arange(groups * size))
+    touched = [len(set(share // size)) for share in np.arange(groups * size).reshape(devices, -1)]
+    assert set(np.asarray(counts)) == {max(touched)}
+
+
 def test_two_things_cross_devices_and_nothing_else(small_world):
     """What a face shows, a few kilobytes in one gather, and the gradient with what is logged, in one reduction."""
     eight = finetuning(small_world, 8)

@@ -116,7 +116,7 @@ class Step:
 
         It is not finite where classifiers say nothing finite: those images would count as ones without a face.
         """
-        each, verdicts, (everyone, labels, labels_of_all) = self._losses(images, original, frozen, batch)
+        each, verdicts, (everyone, labels, without) = self._losses(images, original, frozen, batch)
         weights = {"fairness": 1.0, "image": self.loss.image, "face": self.loss.face}
         total = jnp.mean(sum(weights[name] * value for name, value in each.items()))
         sound = [jnp.isfinite(logits).all() for verdict in verdicts for logits in verdict.logits.values()]
@@ -125,7 +125,7 @@ class Step:
             **{f"loss/{name}": value.mean() for name, value in each.items()},
             "faces": verdicts[0].has_face.mean(),
             "targeted": jnp.stack([label >= 0 for label in labels]).mean(),
-            "prompts_without_target": jnp.all(jnp.stack(labels_of_all) < 0, axis=(0, 2)).sum().astype(jnp.float32),
+            "prompts_without_target": without.mean() * len(batch.ids),  # each prompt has as many images
         }
         return total, scalars | self._shares(*everyone)
 
@@ -134,8 +134,7 @@ class Step:
         verdict = self.judges.verdict(frozen.judges, images)
         frozen_verdict = self.judges.verdict(frozen.judges, original)
         everyone = self._everyone(verdict, batch)
-        labels_of_all = self._targets(*everyone, batch)
-        labels = [parallel.mine(label.reshape(-1)) for label in labels_of_all]
+        *labels, without = self._own_targets(*everyone, batch)
         frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
         frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
         fairness = sum(
@@ -145,7 +144,7 @@ class Step:
         image = self._image_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         face = self._face_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         each = {"fairness": fairness, "image": image, "face": face}
-        return each, (verdict, frozen_verdict), (everyone, labels, labels_of_all)
+        return each, (verdict, frozen_verdict), (everyone, labels, without)
 
     def _everyone(self, verdict: Verdict, batch: Batch) -> tuple[list[jax.Array], jax.Array]:
         """Class probabilities by attribute [p, n, classes] and presence of a face [p, n], of all devices' images."""
@@ -157,12 +156,28 @@ class Step:
         )
         return probs, has_face[..., 0] > 0
 
-    def _targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> tuple[jax.Array, ...]:
-        """The class that every image should become, per attribute [p, n]; -1 for none."""
+    def _own_targets(self, probs: list[jax.Array], has_face: jax.Array, batch: Batch) -> list[jax.Array]:
+        """Of this device's images: the class to become, per attribute [n], and whether their prompt has no target.
+
+        Targets are those of all images of a prompt, but only the prompts that this device has images of are solved.
+        """
         keys = jax.random.split(jax.random.fold_in(batch.key, DRAWS), len(batch.ids))
+        first, count, place = parallel.own_groups(*has_face.shape)
+        near = [lax.dynamic_slice_in_dim(x, first, count) for x in (*probs, batch.distributions, has_face, keys)]
+        labels = jnp.stack(self._targets(*near))  # [attributes, count, images of a prompt]
+        without = jnp.broadcast_to(jnp.all(labels < 0, axis=(0, 2))[:, None], labels.shape[1:])
+        share = has_face.size // lax.axis_size(parallel.AXIS)
+        return [lax.dynamic_slice_in_dim(rows.reshape(-1), place, share) for rows in (*labels, without)]
+
+    def _targets(self, *arguments: jax.Array) -> tuple[jax.Array, ...]:
+        """The class that every image of p prompts should become, per attribute [p, n]; -1 for none.
+
+        Args:
+            arguments: by attribute probabilities [p, n, classes]; distributions [p, cells], presence of a face [p, n],
+                keys [p].
+        """
         how = {"threshold": self.loss.threshold, "num_sets": 500, "cost_weights": self.cost_weights}
-        assign = jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)
-        return assign(*probs, batch.distributions, has_face, keys)
+        return jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)(*arguments)
 
     def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
