@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,10 @@ SUMS = "sha256.json"
 
 DAMAGED = "damaged"
 """Where checkpoints go that are not what was written."""
+
+
+class Unsaved(OSError):
+    """A checkpoint that could not be written, and why, in one line. Those before it are as they were."""
 
 
 class Checkpoints:
@@ -44,11 +51,27 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: State) -> None:
-        """Saves `state` as that of `step`; saving a step that exists already is an error."""
-        if not self._manager.save(step, args=ocp.args.StandardSave(state)):
-            raise ValueError(f"checkpoint {step} exists already in {self._manager.directory}")
-        if parallel.is_first():  # which waits until every host has written its part
-            _seal(Path(self._manager.directory) / str(step))
+        """Saves `state` as that of `step`.
+
+        Raises:
+            Unsaved: the disk would not take it.
+            ValueError: there is a checkpoint of this step already.
+        """
+        folder = Path(self._manager.directory)
+        try:
+            if not self._manager.save(step, args=ocp.args.StandardSave(state)):
+                raise ValueError(f"checkpoint {step} exists already in {folder}")
+            if parallel.is_first():  # which waits until every host has written its part
+                _seal(folder / str(step))
+        except (OSError, ValueError) as error:
+            reason = _of_the_system(error)
+            if reason is None:
+                raise
+            for unfinished in folder.glob(f"{step}*"):  # of a full disk it is what fills it
+                if not (unfinished / SUMS).is_file() and unfinished.name.partition(".")[0] == str(step):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            self._manager.reload()
+            raise Unsaved(f"checkpoint {step} could not be saved in {folder}: {reason}") from error
 
     def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
@@ -70,6 +93,13 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What the system refused, None where it was something else; orbax tells its code in the text of a ValueError."""
+    told = re.search(r"os_error_code='(\d+)'", str(error))
+    code = int(told[1]) if told else getattr(error, "errno", None)
+    return os.strerror(code).lower() if code else None
 
 
 def _seal(checkpoint: Path) -> None:

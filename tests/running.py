@@ -1,7 +1,9 @@
 """Programs that are run apart, to be interrupted: a small run of `train.py`, and what it has left so far."""
 
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -27,6 +29,18 @@ def finish(process):
     output, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-2000:]
     return output, error
+
+
+@contextlib.contextmanager
+def full_disk(free=0):
+    """No file of this process grows beyond `free` bytes; what the system says then is not what it says of a full disk,
+    and comes from the same places."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def lines(folder):

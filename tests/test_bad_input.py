@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from running import full_disk
 from tensorboardX.proto.event_pb2 import Event
 
 import train as train_program
@@ -29,7 +30,7 @@ from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
-from fairjax.training.run import _first_difference
+from fairjax.training.run import _differences
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,26 @@ def test_a_resumed_log_goes_on_after_the_checkpoints_step_whatever_lines_it_has(
     assert lines_after(tmp_path, text, 3) == [*kept, 4]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_log_that_a_full_disk_does_not_take_is_written_when_there_is_room(tmp_path, capsys):
+    """A warning each, and no step waits for TensorBoard, whose thread has died of it."""
+    log = Log(tmp_path, start=0)
+    writer = log._board._get_file_writer().event_writer
+    writer._worker._next_flush_time = writer._worker._flush_secs = 0  # at once
+    with full_disk():
+        for step in range(1, 5):
+            log(Progress(step, 100, {"loss": 1.0}, [], lambda: None), None)
+            writer._worker.join(timeout=5 if step == 2 else 0)
+    log(Progress(5, 100, {"loss": 1.0}, [], lambda: None), None)
+    log.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        f"warning: {tmp_path}/log.jsonl cannot be written: file too large",
+        "warning: TensorBoard gets no more: its files could not be written",
+    ]
+
+
 def events(folder):
     """The records of TensorBoard's files: length (8 bytes), its checksum (4), the event, its checksum (4)."""
     for file in sorted(folder.glob("events*")):
@@ -225,9 +246,11 @@ def test_what_differs_from_the_run_that_is_continued_is_named():
     heads = {"portraits/classifier": ("gender",)}
     for name, value in (("judges.heads", heads), ("target.prompts", {"chef": (0.5, 0.5)}), ("loss.face", 0.5)):
         changed = load(Experiment, None, {name: value})
-        assert _first_difference(plain, changed).startswith(f"{name} = ")
-        assert _first_difference(changed, plain).startswith(f"{name} = ")
-    assert _first_difference(plain, load(Experiment, None, {"training.steps": 7})) is None
+        for one, other in ((plain, changed), (changed, plain)):
+            (told,) = _differences(one, other)
+            assert told.startswith(f"{name} = ") and ", but the run has " in told
+    more_of_the_same = {"training.steps": 7, "training.save_every": 3, "training.microbatch": 2}
+    assert _differences(plain, load(Experiment, None, more_of_the_same)) == []
 
 
 def test_judges_that_do_not_tell_the_target_by_the_same_classes_are_refused():

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from running import full_disk
 
-from fairjax.checkpoints import DAMAGED, SUMS, Checkpoints
+from fairjax.checkpoints import DAMAGED, SUMS, Checkpoints, Unsaved
 
 STATE = {"weights": np.arange(4096, dtype=np.float32), "step": np.int32(1)}
 
@@ -84,3 +85,14 @@ def test_all_may_be_damaged(folder, capfd):
         flip_a_bit(folder / step)
     assert newest(folder) == (None, None)
     assert capfd.readouterr().err.count("warning: checkpoint") == 3
+
+
+@pytest.mark.parametrize("free", [0, 10_000])  # of the 16 KiB of the weights
+def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_when_there_is_room(folder, free):
+    kept = Checkpoints(folder, keep=3)
+    with full_disk(free), pytest.raises(Unsaved, match=r"checkpoint 4 could not be saved in .*: file too large"):
+        kept.save(4, STATE)
+    assert kept.latest() == 3 and not list(folder.glob("4*"))
+    kept.save(5, STATE | {"step": np.int32(5)})
+    kept.close()
+    assert newest(folder) == (5, 5)

@@ -1,5 +1,6 @@
 """One training step: the same on any number of devices, resumable to the same numbers, true to its formula."""
 
+import contextlib
 import math
 import re
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
+from running import full_disk
 from small_world import fields
 
 from fairjax import parallel
@@ -153,6 +155,38 @@ def test_the_same_function_under_pmap(on_one_device, small_world):
     assert_the_same(on_one_device, first_step(two, program))
 
 
+def saving_every_step(case):
+    training = case.config.training.model_copy(update={"save_every": 1})
+    object.__setattr__(case, "config", case.config.model_copy(update={"training": training}))
+
+
+def test_a_full_disk_is_a_warning_while_a_checkpoint_is_there_and_the_run_goes_on_from_it(one_device, tmp_path, capsys):
+    """The last of three steps cannot be saved either: one line; with room, a resumed run ends with the same numbers."""
+    saving_every_step(one_device)
+    whole, limits = one_device.run(), contextlib.ExitStack()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+
+    def fill_up(progress):
+        if progress.step == 2:
+            limits.enter_context(full_disk())
+
+    with limits, pytest.raises(UserError, match=r"checkpoint 3 could not .*; the last is checkpoint 1: make room, and"):
+        one_device.run(checkpoints, fill_up)
+    assert "warning: checkpoint 2 could not be saved" in capsys.readouterr().err
+    resumed = one_device.run(checkpoints)
+    checkpoints.close()
+    np.testing.assert_array_equal(leaves(whole.ema), leaves(resumed.ema))
+
+
+def test_a_disk_that_takes_no_checkpoint_ends_a_run_at_the_first(one_device, tmp_path):
+    saving_every_step(one_device)
+    checkpoints, told = Checkpoints(tmp_path / "checkpoints"), []
+    with full_disk(), pytest.raises(UserError, match=r"checkpoint 1 could not be saved .* there is none before it"):
+        one_device.run(checkpoints, lambda progress: told.append(progress.step))
+    checkpoints.close()
+    assert told == [1]
+
+
 def test_a_resumed_run_continues_to_the_same_numbers(one_device, tmp_path):
     seen, again = [], []
     whole = one_device.run(None, lambda progress: seen.append(progress.scalars["loss"]))
@@ -164,9 +198,7 @@ def test_a_resumed_run_continues_to_the_same_numbers(one_device, tmp_path):
         if progress.step == 2:
             raise Stop
 
-    section = one_device.config.training
-    object.__setattr__(one_device, "config", one_device.config.model_copy(
-        update={"training": section.model_copy(update={"save_every": 1})}))  # fmt: skip
+    saving_every_step(one_device)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(Stop):
         one_device.run(checkpoints, stop_after_two)

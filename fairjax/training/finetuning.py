@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from fairjax import parallel, tables
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
-from fairjax.checkpoints import Checkpoints
+from fairjax.checkpoints import Checkpoints, Unsaved
 from fairjax.config import Experiment
 from fairjax.diffusion.solvers import WEIGHTINGS
 from fairjax.faces import reading
@@ -204,7 +205,9 @@ class Finetuning:
 
         Raises:
             UserError: one line, where `training.max_skipped` steps in a row had no finite loss or gradient: which
-                part of which image of which prompt. The state before them is in the last checkpoint.
+                part of which image of which prompt, with the state before them in the last checkpoint; or where the
+                disk does not take a checkpoint and what was done would be lost. While there is an older checkpoint,
+                and steps are left, that is a warning.
         """
         state, steps_in_all = self.initial(), self.config.training.steps
         start = self.start(checkpoints) if checkpoints else 0
@@ -213,13 +216,23 @@ class Finetuning:
         nothing: Callable[[], None] = lambda: None  # noqa: E731
         pending, number, saved = nothing, start, start
 
-        def save() -> None:
+        def save(leaving: bool = False) -> None:
             nonlocal pending, saved
             pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
             pending = nothing
-            if checkpoints and number > saved:
+            if not checkpoints or number == saved:
+                return
+            try:
                 checkpoints.save(number, state)
                 saved = number
+            except Unsaved as error:
+                last = checkpoints.latest()
+                if last is None:
+                    raise UserError(f"{error}; there is none before it, and all would be lost") from None
+                if leaving:
+                    raise UserError(f"{error}; the last is checkpoint {last}: make room, and --resume") from None
+                if parallel.is_first():
+                    print(f"warning: {error}; the last is checkpoint {last}", file=sys.stderr, flush=True)
 
         unsound = 0  # steps in a row
 
@@ -239,11 +252,11 @@ class Finetuning:
                 pending()
                 pending = nothing
                 if unsound >= self.config.training.max_skipped:
-                    save()
+                    save(leaving=True)
                     raise UserError(self._diagnosis(state, batch, number, prompts))
             if checkpoints and number % self.config.training.save_every == 0:
                 save()
-        save()
+        save(leaving=True)
         return state
 
     def _diagnosis(self, state: State, batch: steps.Batch, number: int, prompts: list[Prompt]) -> str:

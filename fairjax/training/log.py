@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventFileWriter
 
 from fairjax import files
 from fairjax.schema import UserError
 from fairjax.training.finetuning import Progress
+
+_QUEUE = 10_000
+"""How much may wait to be written for TensorBoard: more than there is between two looks at whether it still is."""
 
 
 class Log:
@@ -32,7 +38,11 @@ class Log:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         files.write_text(path, "".join(line for line in lines if _step(line) <= start))
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
+        board = str(folder / "tensorboard")
+        self._board: SummaryWriter | None = SummaryWriter(
+            board, purge_step=start + 1, max_queue=_QUEUE, flush_secs=10
+        )  # fmt: skip
+        self._full = False
         self._since = time.monotonic()
 
     def __call__(self, progress: Progress, images: np.ndarray | None) -> float:
@@ -42,25 +52,56 @@ class Log:
         row = {"step": progress.step, "seconds": round(seconds, 3)} | progress.scalars
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
-        for name, value in progress.scalars.items():
+        self._flush()
+        if self._board and not _is_writing(self._board):
+            _warn("TensorBoard gets no more: its files could not be written")
+            _events(self._board)._closed = True  # or it tries again when Python ends
+            self._board = None
+        for name, value in progress.scalars.items() if self._board else ():
             self._board.add_scalar(name, value, progress.step)
         if self._wandb:
             self._wandb.log(progress.scalars, step=progress.step)
         if images is not None:
             rows = np.concatenate([np.concatenate(list(row), axis=1) for row in images], axis=0)
-            self._board.add_image("images", rows, progress.step, dataformats="HWC")
+            if self._board:
+                self._board.add_image("images", rows, progress.step, dataformats="HWC")
             if self._wandb:
                 import wandb
 
                 self._wandb.log({"images": wandb.Image(rows)}, step=progress.step)
         return seconds
 
+    def _flush(self) -> None:
+        """To the disk; what a full one does not take stays in memory, and is written once there is room."""
+        try:
+            self._file.flush()
+            self._full = False
+        except OSError as error:
+            if not self._full:
+                _warn(f"{self._file.name} cannot be written: {error.strerror.lower()}")
+            self._full = True
+
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        self._flush()
+        with contextlib.suppress(OSError):  # told already
+            self._file.close()
+        if self._board and _is_writing(self._board):
+            self._board.close()
         if self._wandb:
             self._wandb.finish()
+
+
+def _is_writing(board: SummaryWriter) -> bool:
+    """Whether its thread is alive. It dies of a full disk, and then whoever has more for it waits for ever."""
+    return _events(board)._worker.is_alive()
+
+
+def _events(board: SummaryWriter) -> EventFileWriter:
+    return board._get_file_writer().event_writer
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _step(line: str) -> float:
