@@ -12,6 +12,7 @@ from typing import Any
 
 from fairjax.config import CONFIG, Experiment
 from fairjax.schema import Parser, UserError, command, load
+from fairjax.training.watch import STALLS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
@@ -71,6 +72,9 @@ def status(folder: Path, now: float) -> list[str]:
     without = statistics.fmean(row.get("prompts_without_target") or 0 for row in rows[-50:])
     if without > config.training.prompts_per_step / 2:
         warnings.append("of most prompts no image has a target: no face, or none that is sure (loss.threshold)")
+    stalls = (folder / STALLS).read_text().count(": no step for ") if (folder / STALLS).is_file() else 0
+    if stalls:
+        warnings.append(f"it stood still {stalls} {'time' if stalls == 1 else 'times'}; {STALLS} says where")
     if not ended and done < steps and silent > _STALLED * usual:
         warnings.append(f"no step for {_duration(silent)}: ended, or stalled (--resume goes on)")
     return [*lines, *(f"warning: {warning}" for warning in warnings)]

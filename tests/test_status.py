@@ -56,7 +56,9 @@ def test_a_run_under_way(run):
 def test_what_is_wrong_is_said(run):
     folder = run(40, ago=100, loss=lambda n: None if n % 10 == 3 else 1.0, prompts_without_target=lambda n: 4)
     (folder / "checkpoints" / "damaged" / "20-0").mkdir(parents=True)
+    (folder / "stalls.txt").write_text("2026-11-26 06:00:00: no step for 100 s, where one takes 2.0 s\nThread 1:\n")
     text = told(folder)
+    assert "it stood still 1 time; stalls.txt says where" in text
     assert "4 steps were skipped, the last of them 34" in text and "not running" in text
     assert "of most prompts no image has a target" in text and "no step for 2 min" in text
     assert "20-0: a checkpoint that was damaged" in text and "no checkpoint yet" in text

@@ -30,6 +30,7 @@ from fairjax.training.finetuning import Progress as Step
 from fairjax.training.interruption import Interrupted, Interruption, interruption
 from fairjax.training.log import Log, check_client
 from fairjax.training.state import State
+from fairjax.training.watch import STALLS, Watch
 
 CHECKPOINTS = "checkpoints"
 
@@ -143,6 +144,7 @@ def _train(
     """Takes the steps that are left; raises Interrupted where it was asked to end before the last."""
     config = finetuning.config.training
     log = Log(folder, start, config.wandb) if parallel.is_first() else None
+    watch = Watch(folder / STALLS)
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
     per_step, smoothed, began = config.prompts_per_step * config.images_per_prompt, {}, time.monotonic()
 
@@ -151,6 +153,7 @@ def _train(
         images = step.images() if due else None  # every host has a part of them
         if log is None:
             return
+        watch.beat()
         seconds = log(step, images)
         if step.step == start + 1:
             passed = time.monotonic() - began
@@ -166,7 +169,8 @@ def _train(
             progress.console.print(f"finetune {step.step}/{step.steps}  {note}", highlight=False)
 
     try:
-        state = finetuning.run(checkpoints, on_step, asked.before)
+        with watch:
+            state = finetuning.run(checkpoints, on_step, asked.before)
         if int(state.step) < config.steps:
             raise Interrupted
         return state
