@@ -79,7 +79,7 @@ def finetune(
     Raises:
         ValueError, OSError: one line, before anything has run.
     """
-    kept = Checkpoints(Path(checkpoints)) if checkpoints else None
+    kept = Checkpoints(Path(checkpoints), config.training.keep, config.training.keep_every) if checkpoints else None
     try:
         state = Finetuning(config).run(kept, on_step)
     finally:

@@ -31,18 +31,24 @@ class Unsaved(OSError):
 
 
 class Checkpoints:
-    """The checkpoints of one piece of work, in one folder, newest kept.
+    """The checkpoints of one piece of work, in one folder.
 
     A checkpoint is written beside the old one and renamed when it is whole: a kill while saving loses
     nothing but the steps since the last one. The newest that is found is read through once; where its files are not
     those that were written, it is named on standard error and put aside into `damaged`, and the one before it serves.
+
+    Args:
+        keep: how many of the newest stay.
+        keep_every: those of steps that this divides stay, too.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = 2, keep_every: int | None = None):
         if parallel.is_first():
             _put_damaged_aside(folder)
         parallel.wait_for_all("checkpoints read through")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=False
+        )  # fmt: skip
         handler = ocp.StandardCheckpointHandler()  # named, so that metadata can be read before anything is saved
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handler)
 

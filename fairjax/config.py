@@ -204,6 +204,8 @@ class TrainingSection(Section):
         10, ge=1, description="steps in a row without a finite loss and gradient, after which the run ends and says why"
     )
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
+    keep_every: int | None = Field(None, ge=1, description="checkpoints of steps that this divides stay, too")
     images_every: int = Field(50, ge=1, description="steps between image grids in the log")
     wandb: str | None = Field(None, description="a Weights & Biases project to log to as well (pip install wandb)")
 

@@ -96,3 +96,12 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_wh
     kept.save(5, STATE | {"step": np.int32(5)})
     kept.close()
     assert newest(folder) == (5, 5)
+
+
+def test_the_newest_stay_and_every_so_many(tmp_path):
+    kept = Checkpoints(tmp_path / "checkpoints", keep=2, keep_every=4)
+    for step in range(1, 12):
+        kept.save(step, STATE | {"step": np.int32(step)})
+    kept.close()
+    stayed = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()}
+    assert stayed == {4, 8, 10, 11} and newest(tmp_path / "checkpoints") == (11, 11)

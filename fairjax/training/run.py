@@ -34,7 +34,7 @@ from fairjax.training.watch import STALLS, Watch
 
 CHECKPOINTS = "checkpoints"
 
-_OF_NO_MATTER = ("steps", "microbatch", "max_skipped", "save_every", "images_every", "wandb")
+_OF_NO_MATTER = ("steps", "microbatch", "max_skipped", "save_every", "keep", "keep_every", "images_every", "wandb")
 """What of the training a run may go on with otherwise: its steps are the same ones."""
 
 Resume = bool | Literal["anyway"]
@@ -117,7 +117,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
     )  # fmt: skip
     parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
     with blame(f"output = {config.output!r}"):
-        checkpoints = Checkpoints(folder / CHECKPOINTS)
+        checkpoints = Checkpoints(folder / CHECKPOINTS, config.training.keep, config.training.keep_every)
         start = finetuning.start(checkpoints)
         parallel.wait_for_all("checkpoint restored")
         if parallel.is_first():
