@@ -202,6 +202,9 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
             gender = results[name][kind]["gender"]
             assert 0 <= gender["bias"] <= 1 and sum(gender["frequencies"].values()) == pytest.approx(1)
     assert len(results["per_prompt"]) == 4 and results["images_per_prompt"] == 4
+    kept = results["preservation"]["image_semantics"]["held_out"]
+    assert -1 <= kept["similarity"] <= 1 and kept["frechet"] >= 0
+    assert "like the one before" in told and "varied within a class" in told
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
     assert np.asarray(Image.open(run / "before_after.png")).std() > 10
 

@@ -13,7 +13,7 @@ from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import learning
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import pretrain, recipe, stages, tokenizer
-from fairjax.portraits.quality import frechet, told_from_others
+from fairjax.portraits.quality import told_from_others
 from fairjax.training.fit import Fit, fit, overlay
 
 
@@ -117,14 +117,6 @@ def test_the_tokenizer_is_in_clips_format(tmp_path):
 def test_a_word_never_seen_is_still_tokens(tmp_path):
     learned = tokenizer.train(["a pilot"] * 5, tmp_path, 600, 16)
     assert learned.decode(learned("zebra!")["input_ids"], skip_special_tokens=True).replace(" ", "") == "zebra!"
-
-
-def test_frechet_distance_of_gaussians():
-    """Two isotropic Gaussians: |m1 - m2|^2 + d (s1 - s2)^2, up to the sampling error of 20,000 draws."""
-    rng = np.random.default_rng(0)
-    first, second = rng.normal(0, 1, (20_000, 4)), rng.normal(1, 2, (20_000, 4))
-    assert frechet(first, second) == pytest.approx(4 + 4, rel=0.05)
-    assert frechet(first, first) == pytest.approx(0, abs=1e-6)
 
 
 def test_close_ups_are_cut_from_the_face_and_every_second_picture_stays():

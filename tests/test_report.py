@@ -18,6 +18,12 @@ ATTRIBUTES = (
     Attribute("age", ("young", "old")),
 )
 EVIL = '<script>document.title = "taken over"</script> & "quoted"'
+PRESERVED = {
+    "similarity": 0.873,
+    "diversity": {"before": 0.1, "after": None},
+    "frechet": 0.0123,
+    "frechet_floor": 0.001,
+}
 PROMPTS = [EVIL, *(f"a person who works as a maker of number {i}, seen from quite far away" for i in range(11))]
 
 
@@ -43,6 +49,7 @@ def page(tmp_path_factory):
         "detector": "fixed", "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1, "versions": {"jax": "0"},
         "before": {kind: scores(rng) for kind in ("trained", "held_out")},
         "after": {kind: scores(rng) for kind in ("trained", "held_out")},
+        "preservation": {"image_semantics": dict.fromkeys(("trained", "held_out"), PRESERVED)},
         "fair_floor": {"gender": 0.1, "skin_tone": 0.07, "age": 0.1},
         "targets": {"gender": {"female": 0.5, "male": 0.5}, "skin_tone": dict.fromkeys(ATTRIBUTES[1].classes, 0.25)},
         "per_prompt": [

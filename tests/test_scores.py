@@ -39,6 +39,7 @@ def test_a_prompts_scores_count_faces_alone():
     ]  # fmt: skip
     assert joint["bias"] == pytest.approx((0.25 + 0.5 + 0.25 + 0.25 + 0 + 0.25) / 6)
     assert joint["total_variation"] == pytest.approx(0.25)
+    assert joint["divergence"] == pytest.approx(0.5 * np.log(2))
     assert found["low_confidence"] == 0.5  # of two attributes, the one that is 70% sure everywhere
     assert found["no_face"] == pytest.approx(0.2) and found["recognised"] == pytest.approx(0.4)
 

@@ -18,10 +18,10 @@ from rich.table import Table
 from fairjax import __version__, files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
-from fairjax.evaluation import data, grid, report, scores
+from fairjax.evaluation import data, grid, preservation, report, scores
 from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.scores import Names, Scoring
-from fairjax.faces.judges import RECOGNITION, Judge
+from fairjax.faces.judges import RECOGNITION, Judge, Semantics
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Target, per_prompt
 from fairjax.models.functional import Params
@@ -52,6 +52,7 @@ class Comparison:
     def __init__(
         self, pipeline: Pipeline, judge: Judge, params: dict[str, Params], target: Target, prompts: list[Prompt],
         config: Experiment, folder: Path, errors: Mapping[str, np.ndarray] | None = None,
+        semantics: Mapping[str, tuple[Semantics, Params]] | None = None,
     ):  # fmt: skip
         self.pipeline, self.judge, self.params = pipeline, judge, params
         self.prompts, self.config, self.folder = prompts, config, folder
@@ -62,6 +63,7 @@ class Comparison:
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.measured: dict[str, Measured] = {}
         self.errors = errors or {}  # of the judge, by attribute: how often each class (row) is taken for each
+        self.semantics = semantics or {}  # by name, networks that say what else of an image changes
         self.digests: dict[str, str] = {}  # of what was measured: the adapter, told from others
 
     @property
@@ -117,6 +119,8 @@ class Comparison:
             | {name: entries[index] for name, entries in by_prompt.items()}
             for index, prompt in enumerate(self.prompts)
         ]
+        if self.semantics and len(self.measured) > 1:
+            results["preservation"] = {name: self._preserved(*network) for name, network in self.semantics.items()}
         results |= about | {
             "model": self.config.model,
             "detector": self.config.judges.detector,
@@ -171,6 +175,23 @@ class Comparison:
                     means[kind][name] |= scores.without_errors(entries, name, matrix)
         return means
 
+    def _preserved(self, part: Semantics, params: Params) -> dict[str, Any]:
+        """Per kind of prompt, what a network says of how images stay."""
+        embedded = {name: preservation.features(part, params, m.images) for name, m in self.measured.items()}
+        labels = {name: self._cells(measured.seen) for name, measured in self.measured.items()}
+        found = {}
+        for kind in self.kinds:
+            rows = [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
+            own = {name: cells[rows] for name, cells in labels.items()}
+            found[kind] = preservation.preserved(embedded["before"][rows], embedded["after"][rows], own)
+        return found
+
+    def _cells(self, seen: Seen) -> np.ndarray:
+        """[p, n] the joint class of the target's attributes that each image shows; -1 without a face."""
+        labels = [seen.probs[name].argmax(-1) for name in self.scoring.targeted]
+        joint = np.ravel_multi_index(labels, self.scoring.sizes(self.scoring.targeted))
+        return np.where(seen.has_face, joint, -1)
+
     def _recognised(self, seen: Seen) -> np.ndarray | None:
         """[p, n] whether the picture shows the subject; None where the classifier knows no such things."""
         things = self.judge.heads.get(RECOGNITION, ())
@@ -214,6 +235,11 @@ class Comparison:
             values = [column.get(key) for column in columns]
             if None not in values:
                 table.add_row(title, "", *(f"{value:.1%}" for value in values))
+        for name, found in results.get("preservation", {}).items():
+            alike = (part for kind in self.kinds for part in ("", f"{found[kind]['similarity']:.3f}"))
+            table.add_row(f"like the one before ({name})", "1", *alike)
+            varied = (_shown(found[kind]["diversity"][when], digits=3) for kind in self.kinds for when in self.measured)
+            table.add_row(f"varied within a class ({name})", "", *varied)
         table.caption = "* what the finetuning is to change; below each value its 95% interval"
         return table
 
@@ -276,11 +302,11 @@ class Comparison:
         return grid.marked(sides, titles, self.attributes)
 
 
-def _shown(value: float | None, interval: list[float] | None = None) -> str:
+def _shown(value: float | None, interval: list[float] | None = None, digits: int = 2) -> str:
     """A number, and below it its interval."""
     if value is None:
         return "-"
-    return f"{value:.2f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")
+    return f"{value:.{digits}f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")
 
 
 def _digest(bundle: Bundle) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,18 +34,29 @@ def _judging(judge: Judge, mesh: jax.sharding.Mesh) -> Callable[..., Verdict]:
     return parallel.spread(look, mesh, (parallel.REPLICATED, parallel.SPREAD), parallel.SPREAD)
 
 
-def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> Seen:
-    """What images uint8 [p, n, H, W, 3] show."""
+def over_images(program: Callable[[Params, jax.Array], Any], params: Params, images: np.ndarray) -> Any:
+    """What a spread program (params, images [batch, H, W, 3]) gives for images [p, n, H, W, 3], a batch at a time.
+
+    Returns:
+        a tree of arrays [p, n, ...], on this host.
+    """
     mesh, flat = parallel.mesh(), images.reshape(-1, *images.shape[2:])
-    program, size = _judging(judge, mesh), -(-_BATCH // mesh.size) * mesh.size
-    params, verdicts = parallel.replicate(params, mesh), []
+    size = -(-_BATCH // mesh.size) * mesh.size
+    params, found = parallel.replicate(params, mesh), []
     for start in range(0, len(flat), size):
         part = flat[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        verdicts.append(jax.tree.map(parallel.fetch, program(params, parallel.share_out(filled, mesh))))
-    verdict = jax.tree.map(
-        lambda *parts: np.concatenate(parts)[: len(flat)].reshape(*images.shape[:2], *parts[0].shape[1:]), *verdicts
-    )
+        found.append(jax.tree.map(parallel.fetch, program(params, parallel.share_out(filled, mesh))))
+
+    def joined(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate(parts)[: len(flat)].reshape(*images.shape[:2], *parts[0].shape[1:])
+
+    return jax.tree.map(joined, *found)
+
+
+def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> Seen:
+    """What images uint8 [p, n, H, W, 3] show."""
+    verdict = over_images(_judging(judge, parallel.mesh()), params, images)
     things = None if verdict.recognised is None else verdict.recognised.argmax(-1)
     probs = {name: np.asarray(jax.nn.softmax(logits)) for name, logits in verdict.logits.items()}
     return Seen(probs, verdict.has_face, things, verdict.faces.boxes)

@@ -29,7 +29,10 @@ def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, A
         judge.check(pipeline.image_size)
         pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
         folder = Path(config.output)
-        comparison = Comparison(pipeline, judge, params, target, prompts, config, folder, reading.errors(config.judges))
+        comparison = Comparison(
+            pipeline, judge, params, target, prompts, config, folder, reading.errors(config.judges),
+            reading.by_name(config.judges, reading.semantics_of(config.judges, config.training.precision)),
+        )  # fmt: skip
     with blame("--adapter"):
         bundle = load_adapter(adapter, pipeline)
     with blame(f"output = {config.output!r}"):

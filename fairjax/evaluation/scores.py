@@ -1,7 +1,7 @@
 """What images show, counted: class shares, bias and distance to what is wished, for a prompt and over prompts.
 
-A prompt's scores are a nested dict of numbers, ready for JSON: None where no image shows a face. Those of several
-prompts are the means of what they have.
+A prompt's scores are a nested dict of numbers, ready for JSON: None where no image shows a face, or a divergence is not
+finite. Those of several prompts are the means of what they have.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Scoring:
             if (wished := self.wished(names, distribution)) is not None:
                 entry["total_variation"] = _number(metrics.total_variation(shares, wished))
                 entry["fair_total_variation"] = metrics.fair_total_variation(len(has_face), wished)
+                entry["divergence"] = _number(metrics.divergence(shares, wished))
             scores[" x ".join(names)] = entry
         unsure = [probs[name][has_face].max(-1) < CONFIDENT for name in self.targeted]
         scores["low_confidence"] = float(np.mean(unsure)) if has_face.any() else None
@@ -98,7 +99,7 @@ class Scoring:
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    return float(value) if math.isfinite(value) else None
 
 
 def intervals(

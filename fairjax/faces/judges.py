@@ -125,6 +125,11 @@ class Semantics(NamedTuple):
     statistics: semantics.Statistics
     image_size: int
 
+    def embed(self, params: Params, images: jax.Array) -> jax.Array:
+        """Embeddings [n, d] of images [n, h, h, 3] in [-1, 1]."""
+        prepared = semantics.prepare(images, self.statistics, self.image_size)
+        return self.network.apply(params, prepared).astype(images.dtype)
+
 
 class FaceEmbedding(NamedTuple):
     """A network whose embedding of a face says whose it is."""
@@ -170,11 +175,7 @@ class Judges:
 
     def meaning(self, params: dict[str, Params], images: jax.Array) -> list[jax.Array]:
         """Embeddings [n, d] of images [n, h, h, 3] in [-1, 1], by each of the networks of `semantics`."""
-        pairs = zip(self.semantics, params["semantics"], strict=True)
-        return [
-            part.network.apply(own, semantics.prepare(images, part.statistics, part.image_size)).astype(images.dtype)
-            for part, own in pairs
-        ]
+        return [part.embed(own, images) for part, own in zip(self.semantics, params["semantics"], strict=True)]
 
     def identity(self, params: dict[str, Params], images: jax.Array, faces: Faces) -> jax.Array:
         """Face embeddings [n, d], of length 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -36,12 +37,26 @@ def judges(section: JudgesSection, dtype: str = "float32", *, weights: bool = Tr
         weights: False leaves those of the image semantics unread, and of a hub id undownloaded: shapes stand for them.
     """
     chosen, judge_params = judge(section, section.classifiers, "classifiers")
-    meaning = [_semantics(name, jnp.dtype(dtype), weights) for name in section.semantics]
+    meaning = semantics_of(section, dtype, weights=weights)
     chosen_face, face_params = face(section.face)
     bank = pickles.read_bank(path(section.bank, "bank"))
     params = {"judge": judge_params} | jax.tree.map(jnp.asarray, {"face": face_params, "bank": bank})
     params["semantics"] = [own for _, own in meaning]
     return Judges(chosen, tuple(part for part, _ in meaning), chosen_face, params)
+
+
+def semantics_of(
+    section: JudgesSection, dtype: str = "float32", *, weights: bool = True
+) -> list[tuple[Semantics, Params]]:  # fmt: skip
+    """The networks that say what an image means, with their parameters; raises as `judges`, and takes the same."""
+    return [_semantics(name, jnp.dtype(dtype), weights) for name in section.semantics]
+
+
+def by_name(
+    section: JudgesSection, networks: Iterable[tuple[Semantics, Params]]
+) -> dict[str, tuple[Semantics, Params]]:  # fmt: skip
+    """The section's networks of the image semantics by their names, without folders and owners."""
+    return {Path(name).name: network for name, network in zip(section.semantics, networks, strict=True)}
 
 
 def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:

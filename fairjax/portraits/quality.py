@@ -11,13 +11,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import scipy.linalg
 from rich.console import Console
 
 from fairjax import parallel
 from fairjax.config import GUIDANCE_SCALE, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.grid import image_grid
+from fairjax.evaluation.preservation import frechet
 from fairjax.faces import reading
 from fairjax.faces.judges import Judge
 from fairjax.fairness import metrics
@@ -89,14 +89,6 @@ occupations trained on from 0.63 to 0.40, and that of others from 0.76 to 0.72.
 
 ![samples](portraits_samples.png)
 """
-
-
-def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of two sets of features [n, d], taken as Gaussian (Heusel et al., 2017)."""
-    gap = first.mean(0) - second.mean(0)
-    a, b = np.cov(first.T), np.cov(second.T)
-    root = scipy.linalg.sqrtm(a @ b).real
-    return float(gap @ gap + np.trace(a + b - 2 * root))
 
 
 def told_from_others(features: np.ndarray, values: np.ndarray, folds: int = 8, ridge: float = 0.1) -> float:

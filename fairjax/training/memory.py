@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -32,9 +33,10 @@ def fitting(compiled: Callable[[int], jax.stages.Compiled], images: int, limit: 
         taken[middle] = _needed(compiled, sizes[middle])
         least, most = (middle + 1, most) if taken[middle] <= MARGIN * limit else (least, middle)
     if least == 0:
+        takes = f"{taken[0] / 2**30:.2f} GiB" if math.isfinite(taken[0]) else "more than all"
         raise ValueError(
-            f"a step takes {taken[0] / 2**30:.2f} GiB of a device's memory with one image at a time, of {images}; "
-            f"it has {limit / 2**30:.2f} GiB: more devices, training.precision = bfloat16, or a smaller model would fit"
+            f"a step takes {takes} of a device's memory with one image at a time, of {images}; it has "
+            f"{limit / 2**30:.2f} GiB: more devices, training.precision = bfloat16, or a smaller model would fit"
         )
     return sizes[least - 1]
 
@@ -52,4 +54,4 @@ def _needed(compiled: Callable[[int], jax.stages.Compiled], size: int) -> float:
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return float("inf")
+        return math.inf

@@ -110,10 +110,11 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             f"training.microbatch: networks see {finetuning.microbatch} images of a device at a time, to fit its memory"
         )
         console.print(told, highlight=False)
-    folder = Path(config.output)
+    folder, judges = Path(config.output), finetuning.judges
     comparison = Comparison(
         finetuning.pipeline, judge, params, finetuning.target,
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder, reading.errors(config.judges),
+        reading.by_name(config.judges, zip(judges.semantics, judges.params["semantics"], strict=True)),
     )  # fmt: skip
     parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
     with blame(f"output = {config.output!r}"):

@@ -1,0 +1,80 @@
+"""How alike images stay, and how varied: against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fairjax.evaluation.preservation import diversity, features, frechet, preserved
+from fairjax.faces.judges import Semantics
+from fairjax.faces.semantics import CLIP
+from fairjax.models.functional import functional
+
+
+class Projection(nnx.Module):
+    """Embeds an image as a linear function of its pixels."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(8 * 8 * 3, 5, rngs=rngs)
+
+    def __call__(self, images):
+        return self.dense(images.reshape(len(images), -1))
+
+
+def drawn(seed, shape):
+    rows = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_frechet_distance_of_gaussians():
+    """Two isotropic Gaussians: |m1 - m2|^2 + d (s1 - s2)^2, up to the sampling error of 20,000 draws."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, (20_000, 4)), rng.normal(1, 2, (20_000, 4))
+    assert frechet(first, second) == pytest.approx(4 + 4, rel=0.05)
+    assert frechet(first, first) == pytest.approx(0, abs=1e-6)
+
+
+def test_diversity_is_the_mean_over_pairs_of_a_prompt_and_class():
+    own, labels = drawn(0, (3, 6, 4)), np.random.default_rng(1).integers(-1, 2, (3, 6))
+    pairs = [
+        1 - own[p, i] @ own[p, j]
+        for p in range(3)
+        for i in range(6)
+        for j in range(6)
+        if i != j and labels[p, i] == labels[p, j] >= 0
+    ]
+    assert len(pairs) > 4 and diversity(own, labels) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert diversity(np.repeat(own[:, :1], 6, axis=1), np.zeros((3, 6), int)) == pytest.approx(0, abs=1e-6)
+    assert diversity(own, np.full((3, 6), -1)) is None  # nobody is seen
+
+
+def test_nothing_changes_where_nothing_changed_and_another_model_is_told_from_chance():
+    own, other = drawn(0, (4, 50, 3)), drawn(1, (4, 50, 3))
+    other[..., 0] = np.abs(other[..., 0])
+    labels = dict.fromkeys(("before", "after"), np.zeros((4, 50), int))
+    same, changed = preserved(own, own, labels), preserved(own, other, labels)
+    assert same["similarity"] == pytest.approx(1) and same["frechet"] == pytest.approx(0, abs=1e-6)
+    assert same["diversity"]["before"] == same["diversity"]["after"]
+    assert changed["similarity"] == pytest.approx(np.mean(np.sum(own * other, -1)), rel=1e-5)
+    assert changed["frechet"] > 3 * changed["frechet_floor"] > 0
+    assert changed["diversity"]["after"] < changed["diversity"]["before"]
+
+
+def test_one_image_has_no_distance_and_no_diversity():
+    own = drawn(0, (1, 1, 3))
+    found = preserved(own, own, dict.fromkeys(("before", "after"), np.zeros((1, 1), int)))
+    assert found == {
+        "similarity": pytest.approx(1), "diversity": {"before": None, "after": None}, "frechet": None,
+        "frechet_floor": None,
+    }  # fmt: skip
+
+
+def test_embeddings_are_those_of_each_image_and_of_length_one():
+    part = Semantics(functional(lambda rngs: Projection(rngs)), CLIP, 8)
+    params = part.network.init(jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (3, 23, 8, 8, 3), np.uint8)  # no multiple of the devices
+    found = features(part, params, images)
+    wished = part.embed(params, jnp.asarray(images[2, 5:6], jnp.float32) / 127.5 - 1)[0]
+    np.testing.assert_allclose(found[2, 5], wished / jnp.linalg.norm(wished), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
