@@ -76,6 +76,7 @@ def write(
     environment.filters |= {
         "two": lambda value: "–" if value is None else f"{value:.2f}",
         "three": lambda value: "–" if value is None else f"{value:.3f}",
+        "significant": lambda value: "–" if value is None else f"{value:.2g}",
         "share": lambda v: f"{v:.1%}",
     }
     targeted = [a for a in attributes if "total_variation" in results["before"][_first(results["before"])][a.name]]
