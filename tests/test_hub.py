@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import pytest
 from small_world import arguments as small_world_arguments
 
@@ -184,19 +185,32 @@ def test_image_semantics_are_read_by_their_hub_id(kind, models, tmp_path):
 
 
 def test_a_dry_run_knows_parameters_and_memory_before_the_weights_are_downloaded(small_world, tmp_path):
-    """And where the hub does not say what a model is, it is named."""
+    """Trained are, of two LoRA, rank times the inputs and outputs of every projection that they change.
+
+    And where the hub does not say what a model is, it is named.
+    """
     served = tmp_path / "served"
     shutil.copytree(small_world, served)
     (served / "model.safetensors").write_bytes(b"what no pipeline reads")
     fields = {"--model": MODEL, "--training.images_per_prompt": "8", "--output": str(tmp_path / "run")}
+    fields |= {"--adapter.kinds": "[text_encoder, unet]", "--adapter.rank": "3"}
     arguments = [*small_world_arguments(small_world), *(part for pair in fields.items() for part in pair), "--dry-run"]
     with serving(served, "models") as (address, asked):
         known = read(MODEL, address, tmp_path / "cache", DRY_RUN, *arguments)
         again = read(MODEL, address, tmp_path / "cache", DRY_RUN, *arguments, "--model", "nobody/nothing")
     assert known.returncode == 0, known.stderr
-    counts = {name: num_params(tree) for name, tree in Pipeline.from_pretrained(small_world).params.items()}
-    for name, count in counts.items():
-        assert f"{name} {count / 1e6:.1f} M" in known.stdout
+    weights = Pipeline.from_pretrained(small_world).params
+    for name, tree in weights.items():
+        assert f"{name} {num_params(tree) / 1e6:.1f} M" in known.stdout
+    projections = r"(q_proj|k_proj|v_proj|out_proj|fc1|fc2|to_q|to_k|to_v|to_out.*).*kernel"
+    shapes = [
+        leaf.shape
+        for name in ("text_encoder", "unet")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights[name])
+        if re.search(projections, jax.tree_util.keystr(path))
+    ]
+    assert f"text_encoder, unet: {3 * sum(map(sum, shapes)):,}" in known.stdout
+    assert not (tmp_path / "run").exists()
     assert re.search(f"to download +│ {MODEL} ", known.stdout) and "MiB while a step runs" in known.stdout
     assert not [line for line in asked if "GET" in line and ".safetensors" in line]
     assert again.returncode == 0, again.stderr

@@ -4,14 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_world import fields
 
-from fairjax import parallel
-from fairjax.config import Experiment
 from fairjax.models.functional import in_chunks
-from fairjax.schema import load
 from fairjax.training import memory
-from fairjax.training.finetuning import Finetuning
 
 ROW = 1 << 20
 """Bytes that a row of `program` takes."""
@@ -65,25 +60,3 @@ def test_chunks_change_no_value_and_no_gradient(size):
     wished = jax.value_and_grad(lambda w, x: value(w, x, None), argnums=(0, 1))(w, x)
     found = jax.value_and_grad(lambda w, x: value(w, x, size), argnums=(0, 1))(w, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wished)
-
-
-def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(small_world):
-    """Of the update's moments, which are the gradient's; five do not divide the sixteen. Memory is what it saves."""
-    changes = {"training.prompts_per_step": 2, "training.images_per_prompt": 8, "training.num_steps": (2, 2)}
-    kinds = {"adapter.kinds": ("text_encoder", "unet"), "training.grad_steps": None}
-
-    def finetuning(microbatch):
-        asked = fields(small_world) | changes | kinds | {"training.microbatch": microbatch}
-        return Finetuning(load(Experiment, None, asked), parallel.mesh(1))
-
-    def moments(case):
-        start = case.initial()
-        state, scalars, _ = case._program(start, case._frozen, case.batch(0, start.bundle)[0])
-        return scalars["loss"], jax.tree.leaves(state.optimizer)
-
-    whole, parts = finetuning(None), finetuning(5)
-    (loss, wished), (other, found) = moments(whole), moments(parts)
-    assert other == pytest.approx(float(loss), rel=1e-5)
-    for ours, theirs in zip(found, wished, strict=True):
-        assert np.abs(ours - theirs).max() <= 1e-4 * max(np.abs(theirs).max(), 1e-6)
-    assert memory.needed(parts.compiled()) < 0.7 * memory.needed(whole.compiled())

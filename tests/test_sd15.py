@@ -93,7 +93,7 @@ def test_a_model_of_stable_diffusion_2s_kind_is_finetuned_by_its_folder_alone(tm
 @pytest.fixture(scope="module")
 def ready(models):
     """Name of an experiment -> its finetuning with the small models, whose programs are compiled once."""
-    return functools.cache(lambda name: finetuning_of(models, name))
+    return functools.cache(lambda name: finetuning_of(models, name, **{"training.images_per_prompt": 2}))
 
 
 def take(finetuning, state, number, photos):

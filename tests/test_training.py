@@ -18,6 +18,7 @@ from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
 from fairjax.models.functional import num_params
 from fairjax.schema import UserError, load
+from fairjax.training import memory
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning
 
@@ -31,8 +32,8 @@ SMALL = {
 }
 
 
-def finetuning(world, devices):
-    return Finetuning(load(Experiment, None, SMALL | fields(world)), parallel.mesh(devices))
+def finetuning(world, devices, **changes):
+    return Finetuning(load(Experiment, None, SMALL | fields(world) | changes), parallel.mesh(devices))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,13 @@ def on_one_device(one_device):
 def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, small_world):
     assert 0 < on_one_device.scalars["faces"] < 1  # both kinds of images are in it
     assert_the_same(on_one_device, first_step(finetuning(small_world, 8)))
+
+
+def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one_device, one_device, small_world):
+    """Five do not divide the 24 of this device. Memory is what it saves."""
+    parts = finetuning(small_world, 1, **{"training.microbatch": 5})
+    assert_the_same(on_one_device, first_step(parts))
+    assert memory.needed(parts.compiled()) < 0.7 * memory.needed(one_device.compiled())
 
 
 @pytest.mark.parametrize(
