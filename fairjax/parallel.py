@@ -79,7 +79,7 @@ def mesh_of(topology: str) -> jax.sharding.Mesh:
         topology: generation and grid, such as v5e:4x4.
 
     Raises:
-        ValueError: one line, where there is no such one, or no libtpu.
+        ValueError: one line, where there is no such one, none whose memory is known, or no libtpu.
     """
     from jax.experimental import topologies
 
@@ -90,6 +90,8 @@ def mesh_of(topology: str) -> jax.sharding.Mesh:
     except Exception as error:  # libtpu has its own kinds
         missing = " (pip install libtpu)" if importlib.util.find_spec("libtpu") is None else ""
         raise ValueError(f"no TPUs {topology!r}: {str(error).splitlines()[0]}{missing}") from None
+    if (kind := devices[0].device_kind) not in _PUBLISHED:
+        raise ValueError(f"TPUs {topology!r}: the memory of a {kind} is not known; that of v4, v5e, v5p and v6e is")
     return jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -30,6 +30,8 @@ def test_collectives_are_counted_with_their_bytes():
 def test_a_topology_that_is_not_there_is_one_line():
     with pytest.raises(ValueError, match="no TPUs 'v9:1x1': "):
         parallel.mesh_of("v9:1x1")
+    with pytest.raises(ValueError, match="the memory of a TPU v3 is not known"):
+        parallel.mesh_of("v3:2x2")
 
 
 @pytest.mark.parametrize(
