@@ -1,22 +1,30 @@
 """Models to time: folders of Stable Diffusion and of the paper's judges at their true sizes, with random weights.
 
-Speed does not depend on the values. The tokenizer is the embedded world's, which is in CLIP's own format.
+    python -m benchmarks.models FOLDER --config configs/sd15/exp4-gender-race-age-both.yaml
+    python train.py --config FOLDER/experiment.yaml
+
+writes them and the experiment with these models, of ten steps. Speed does not depend on the values. The tokenizer is
+the embedded world's, which is in CLIP's own format.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import torch
 import transformers
+import yaml
 
 from benchmarks import full_size
 from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet
+from fairjax.config import Experiment
 from fairjax.convert import folders
 from fairjax.pipeline import find
 from fairjax.portraits import recipe
+from fairjax.schema import load
 
 
 def write(folder: Path) -> dict[str, object]:
@@ -61,3 +69,20 @@ def _judges(folder: Path) -> None:
     torch.save(TorchSFNet((1, 2, 4, 1), (64, 128, 256, 512), 512, 112).state_dict(), folder / "face.pth")
     bank = np.random.default_rng(0).normal(size=(full_size.BANK, 512))
     np.save(folder / "bank.npy", bank.astype(np.float32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--config", type=Path, default="configs/sd15/exp4-gender-race-age-both.yaml")
+    options = parser.parse_args()
+    fields = write(options.folder) | {
+        "output": str(options.folder / "run"), "training.steps": 10, "evaluation.subjects": 1,
+        "evaluation.images_per_prompt": 8, "evaluation.num_steps": 2,
+    }  # fmt: skip
+    experiment = load(Experiment, options.config, fields).model_dump(mode="json")
+    (options.folder / "experiment.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,8 @@
 
 The opponent is `benchmarks/reference_torch.py`, the original's step written to be fast. Both take the same models,
 prompt, noise, solver steps and losses, and take turns; what counts is the median over the rounds. Before anything is
-timed, their losses and gradients are compared. On an accelerator both compute in bfloat16.
+timed, their losses and gradients are compared. On an accelerator both compute in bfloat16; there set
+XLA_PYTHON_CLIENT_PREALLOCATE=false, since they share its memory.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from rich.table import Table
 from benchmarks import models, reference_torch
 from benchmarks.torch_networks import nchw, nhwc
 from fairjax import parallel
+from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
-from fairjax.pipeline import image_keys
+from fairjax.diffusion.guidance import Conditioning, guided
+from fairjax.pipeline import Pipeline, image_keys
 from fairjax.schema import load
 from fairjax.training import step as steps
 from fairjax.training.finetuning import Finetuning
@@ -114,6 +117,7 @@ def main() -> None:
     images, num_steps = options.images or images, options.steps or num_steps
     minibatch = options.minibatch or (images if options.model == "portraits" else 4)
     parallel.prepare()
+    torch.backends.cudnn.benchmark = True  # PyTorch at its best: it times its convolutions
     console, precise = Console(), options.device == "cpu"
     work = options.work or Path(tempfile.mkdtemp(prefix="fairjax-models-"))
     fields: dict[str, Any] = models.write(work) if options.model == "sd15" else {}
@@ -158,7 +162,7 @@ def main() -> None:
         options.rounds,
     )
     _report(console, times, images)
-    _memory(console, whole, state, batch)
+    _told(console, whole, images, num_steps, statistics.median(times["fairjax: step"]))
 
 
 def _sampling(finetuning, torch_step, batch, noise, num_steps, images) -> list[Side]:
@@ -199,19 +203,50 @@ def _report(console: Console, times: dict[str, list[float]], images: int) -> Non
     console.print(table)
 
 
-def _memory(console: Console, finetuning: Finetuning) -> None:
-    compiled = finetuning.compiled()
-    memory = compiled.memory_analysis()
-    device = jax.local_devices()[0]
+def _told(console: Console, finetuning: Finetuning, images: int, num_steps: int, seconds: float) -> None:
+    """Memory, and on a card whose peak is known the share of it that the UNet's work alone takes."""
+    memory = finetuning.compiled().memory_analysis()
     told = f"fairjax: {memory.argument_size_in_bytes / 2**30:.2f} GiB of models and state a device, "
     told += f"{memory.temp_size_in_bytes / 2**30:.2f} GiB while a step runs"
     if torch.cuda.is_available():
         told += f"; PyTorch: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at the peak"
     console.print(told, highlight=False)
+    forward, pulled = unet_flops(finetuning)
+    work = images * num_steps * (2 * forward + pulled)
+    told = f"work of the UNet in a step: {work / 1e12:.4g} TFLOP, {work / seconds / 1e12:.4g} TFLOP/s"
+    device = jax.local_devices()[0]
     peak = next((value for name, value in PEAK.items() if device.device_kind.startswith(name)), None)
     if peak:
-        flops = compiled.cost_analysis().get("flops")
-        console.print(f"the compiler counts {flops:.3g} FLOPs in a pass through each loop; peak {peak:.3g} a second")
+        told += f", {work / seconds / peak / len(jax.devices()):.1%} of the published peak"
+    console.print(told, highlight=False)
+
+
+def unet_flops(finetuning: Finetuning) -> tuple[float, float]:
+    """FLOPs of one image's prediction, guidance included, and of its gradient, which computes it again.
+
+    They are XLA's count for the program as it is written, in float32, in which attention is no library's kernel.
+    """
+    adapter, training = finetuning.config.adapter, finetuning.config.training
+    pipeline = Pipeline.from_pretrained(finetuning.config.model, weights=False)
+    weights, width = pipeline.params["unet"], pipeline.text_encoder.abstract["text_model"]["final_layer_norm"]["bias"]
+    bundle = jax.eval_shape(
+        lambda: bundles.init(adapter.kinds, pipeline.params, adapter.rank, adapter.num_tokens, jax.random.key(0))
+    )
+    latents = jax.ShapeDtypeStruct((1, *pipeline.latent_shape), jnp.float32)
+    words = jax.ShapeDtypeStruct((1, pipeline.tokenizer.model_max_length, *width.shape), jnp.float32)
+    denoise = guided(pipeline.unet.apply, training.guidance_scale)
+
+    def predict(weights, bundle, x, empty, states):
+        merged = bundles.merge_unet(weights, bundle)
+        return denoise(merged, x, jnp.ones(1), Conditioning(empty, states))
+
+    def gradient(weights, bundle, x, empty, states):
+        return jax.grad(lambda *arguments: predict(weights, arguments[0], x, *arguments[1:]).sum(), argnums=(0, 1, 2))(
+            bundle, empty, states
+        )
+
+    arguments = (weights, bundle, latents, words, words)
+    return tuple(jax.jit(f).lower(*arguments).cost_analysis()["flops"] for f in (predict, gradient))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,9 @@ def torch_align(images, landmarks, size):
     points = np.linalg.inv(matrices)[:, None, None] @ np.stack([x, y, np.ones_like(x)], -1)[None, ..., None]
     height, width = images.shape[2:]
     grid = 2 * points[..., :2, 0] / (width - 1, height - 1) - 1
-    return F.grid_sample(images + 1, torch.tensor(grid, dtype=torch.float32), align_corners=True) - 1
+    return (
+        F.grid_sample(images + 1, torch.tensor(grid, dtype=torch.float32, device=images.device), align_corners=True) - 1
+    )
 
 
 def face_crops(images, faces, margin=0.5):

@@ -52,6 +52,24 @@ def test_every_kernel_equals_the_formula_in_value_and_gradient(kernel, keys, cha
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(128, 77), (9, 9)])
+def test_cudnn_is_given_even_lengths_and_told_the_true_ones(monkeypatch, queries, keys):
+    """There is no GPU here: XLA stands in for the kernel, which refuses the gradient of odd lengths (jax 0.11)."""
+    by_xla = jax.nn.dot_product_attention
+
+    def kernel(query, key, value, *, implementation, **told):
+        assert implementation == "cudnn" and query.shape[1] % 2 == key.shape[1] % 2 == 0
+        return by_xla(query, key, value, implementation="xla", **told)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    q, k, v = inputs(queries, keys, 2, 8)
+    np.testing.assert_allclose(attention.by("cudnn")(q, k, v), plainly(q, k, v), atol=2e-5)
+    gradients = jax.grad(lambda *x: attention.by("cudnn")(*x).sum(), argnums=(0, 1, 2))(q, k, v)
+    expected = jax.grad(lambda *x: by_xla(*x).sum(), argnums=(0, 1, 2))(q, k, v)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "queries", "keys", "channels", "kernel"),
     [

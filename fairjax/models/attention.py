@@ -50,13 +50,23 @@ def choose(platform: str, kind: str, dtype: jnp.dtype, queries: int, keys: int, 
 
 def by(kernel: Kernel):
     """`attend` by a kernel of one's own choice: (query, key, value, *, is_causal) -> as `attend`."""
-    return _pallas if kernel == "pallas" else partial(jax.nn.dot_product_attention, implementation=kernel)
+    own = {"pallas": _pallas, "cudnn": _cudnn}
+    return own.get(kernel) or partial(jax.nn.dot_product_attention, implementation="xla")
 
 
 def _device() -> tuple[str, str]:
     """Platform and kind of what is compiled for, which need not be what is compiled on."""
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return device.platform, device.device_kind
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
+    """Its gradient takes even lengths only: odd ones (77 words, 257 patches) get a row that nobody looks at."""
+    length, keys = query.shape[1], key.shape[1]
+    q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (query, key, value))
+    told = {"key_value_seq_lengths": jnp.full(len(k), keys, jnp.int32)} if keys % 2 else {}
+    out = jax.nn.dot_product_attention(q, k, v, is_causal=is_causal, implementation="cudnn", **told)
+    return out[:, :length]
 
 
 def _pallas(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:

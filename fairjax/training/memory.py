@@ -16,7 +16,8 @@ def fitting(compiled: Callable[[int], jax.stages.Compiled], images: int, limit: 
     """The largest divisor of `images` that fits as the microbatch; None, which is all of them, without a limit.
 
     Args:
-        compiled: the program of a microbatch; asked for as often as there are halvings of the divisors.
+        compiled: the program of a microbatch. Compiling is what costs: a large model's takes minutes on a GPU, so that
+            sizes are guessed from what others took, about linearly more for more images, and only guesses compiled.
         images: of a device.
         limit: bytes of its memory.
 
@@ -25,20 +26,35 @@ def fitting(compiled: Callable[[int], jax.stages.Compiled], images: int, limit: 
     """
     if limit is None:
         return None
+    room = MARGIN * limit
     sizes = [size for size in range(1, images + 1) if images % size == 0]
-    least, taken = 0, {}
-    most = len(sizes)
-    while least < most:  # sizes before `least` fit, those from `most` on do not
-        middle = (least + most) // 2 if taken else len(sizes) - 1  # all at once is what one hopes for
-        taken[middle] = _needed(compiled, sizes[middle])
-        least, most = (middle + 1, most) if taken[middle] <= MARGIN * limit else (least, middle)
-    if least == 0:
-        takes = f"{taken[0] / 2**30:.2f} GiB" if math.isfinite(taken[0]) else "more than all"
+    known, best = {0: 0.0}, None  # bytes, by size
+    size: int | None = images  # all at once is what one hopes for
+    while size:
+        known[size] = _needed(compiled, size)
+        best = size if known[size] <= room else best
+        failed = min((other for other, bytes in known.items() if bytes > room), default=images + 1)
+        between = [other for other in sizes if (best or 0) < other < failed]
+        size = _promising(between, known, room) or (None if best else next(iter(between), None))
+    if best is None:
+        takes = f"{known[1] / 2**30:.2f} GiB" if math.isfinite(known[1]) else "more than all"
         raise ValueError(
             f"a step takes {takes} of a device's memory with one image at a time, of {images}; it has "
             f"{limit / 2**30:.2f} GiB: more devices, training.precision = bfloat16, or a smaller model would fit"
         )
-    return sizes[least - 1]
+    return best
+
+
+def _promising(sizes: list[int], known: dict[int, float], room: float) -> int | None:
+    """The largest of the sizes that should fit, by a line through the two nearest that are known."""
+    if not sizes:
+        return None
+    nearest = sorted((size for size in known if math.isfinite(known[size])), key=lambda size: abs(size - sizes[-1]))
+    if len(nearest) < 2:
+        return sizes[len(sizes) // 2]
+    (a, b) = nearest[:2]
+    slope = (known[a] - known[b]) / (a - b)
+    return max((size for size in sizes if known[a] + slope * (size - a) <= room), default=None)
 
 
 def needed(compiled: jax.stages.Compiled) -> int:
