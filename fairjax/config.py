@@ -113,12 +113,12 @@ class JudgesSection(Section):
 
 class AdapterSection(Section):
     kinds: tuple[Literal["text_encoder", "unet", "soft_prompt"], ...] = Field(
-        ("text_encoder",),
+        ("unet",),
         min_length=1,
         description="what is trained: LoRA of the text encoder, of the UNet, soft tokens",
     )
     rank: int = Field(
-        8, ge=1, description="of each LoRA; the paper has 50 for 768 channels, the embedded encoder has 128"
+        8, ge=1, description="of each LoRA; the paper has 50 for 768 channels, the embedded model has 128 at most"
     )
     num_tokens: int = Field(5, ge=1, description="how many soft tokens stand before each prompt")
 
@@ -256,7 +256,9 @@ class EvaluationSection(Section):
 class Experiment(Section):
     """A finetuning and how it is measured."""
 
-    model: str = Field("portraits", description="the embedded model, a diffusers folder, or a hub id")
+    model: str = Field(
+        "portraits", description="the embedded model, a diffusers folder, or a hub id: org/name, org/name@revision"
+    )
     output: str = Field("runs/portraits-gender", description="the run folder")
     seed: int = Field(0, ge=0)
     target: TargetSection = TargetSection()

@@ -70,6 +70,7 @@ def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, wei
     """The folder of a pipeline: the embedded one by name, a local folder, or a hub id, which is downloaded.
 
     Args:
+        name: a hub id may name a revision, a branch, tag or commit: "org/name@revision".
         field: what the configuration calls it, for errors.
         files: what is read of a hub id.
         weights: whether they are, too.
@@ -81,7 +82,8 @@ def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, wei
         return Path(__file__).parent / "portraits" / "weights"
     if Path(name).is_dir():
         return Path(name)
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    repository, revision = hub_id(name)
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{field} = {str(name)!r}: no such folder, nor {PORTRAITS!r} or a hub id such as 'org/name'"
         )
@@ -89,25 +91,35 @@ def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, wei
 
     asked = files if weights else files.without_weights()
     try:
-        folder = Path(snapshot_download(str(name), allow_patterns=asked.wanted, ignore_patterns=asked.ignored))
+        download = functools.partial(snapshot_download, repository, revision=revision)
+        folder = Path(download(allow_patterns=asked.wanted, ignore_patterns=asked.ignored))
         if asked is PIPELINE and (half := _without_weights(folder)):
-            snapshot_download(str(name), allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
+            download(allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
         return folder
     except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
 
 
+def hub_id(name: str | Path) -> tuple[str, str | None]:
+    """Repository and revision of "org/name@revision"; None is the newest. A path that is there stays whole."""
+    if Path(name).exists():
+        return str(name), None
+    repository, _, revision = str(name).partition("@")
+    return repository, revision or None
+
+
 def on_hub(name: str | Path, files: HubFiles = PIPELINE) -> bool:
     """Whether `find` would have to download it: a hub id of which there is no whole copy on this machine."""
-    if str(name) == PORTRAITS or Path(name).exists() or str(name).count("/") != 1:
+    repository, revision = hub_id(name)
+    if str(name) == PORTRAITS or Path(name).exists() or repository.count("/") != 1:
         return False
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         patterns = {"allow_patterns": files.wanted, "ignore_patterns": files.ignored}
-        folder = Path(snapshot_download(str(name), local_files_only=True, **patterns))
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **patterns))
     except LocalEntryNotFoundError:
         return True
     except HFValidationError:  # no id at all: `find` says so
@@ -189,6 +201,11 @@ class Pipeline:
             guidance_scale=guidance_scale,
             dtype=jnp.dtype(dtype),
         )
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit that this was read from; None for a folder."""
+        return self.folder.name if self.folder.parent.name == "snapshots" else None
 
     def compact(self, params: dict[str, Params], but: Container[str] = ()) -> dict[str, Params]:
         """`params` with UNet and autoencoder in the type that they compute in, to save memory.

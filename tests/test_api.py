@@ -38,7 +38,7 @@ def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys)
     """On a small world in place of the embedded one, with fewer images and steps."""
     monkeypatch.chdir(tmp_path)
     pipeline = fairjax.Pipeline.from_pretrained(small_world)
-    bundle = bundles.init(("text_encoder",), pipeline.params, 2, 1, jax.random.key(0))
+    bundle = bundles.init(("unet",), pipeline.params, 2, 1, jax.random.key(0))
     fairjax.save_adapter(bundle, pipeline, Path("runs/portraits-gender/adapter"))
     for module in (pipelines, reading):
         monkeypatch.setattr(module, "find", lambda *_, **__: small_world)
@@ -48,7 +48,7 @@ def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys)
     assert made["images"].shape == made["after"].shape == (2, 2, SIDE, SIDE, 3) and made["images"].dtype == np.uint8
     assert (made["images"] != made["after"]).any()
     assert made["seen"].probs["gender"].shape == (2, 2, 2) and made["seen"].has_face.shape == (2, 2)
-    assert made["tuned"].steps == 2 and made["tuned"].bundle.keys() == made["adapter"].keys() == {"text_encoder"}
+    assert made["tuned"].steps == 2 and made["tuned"].bundle.keys() == made["adapter"].keys() == {"unet"}
     assert [line.split()[0] for line in told[1:3]] == ["1", "2"]  # the callback, between the two measurements
     assert len(told) == 4
     assert all(ast.literal_eval(line).keys() == world.ATTRIBUTES.keys() for line in (told[0], told[3]))

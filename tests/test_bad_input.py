@@ -131,7 +131,7 @@ def check_refusal(kept, other, difference, folder):
 def foreign_run(folder):
     """A run folder that lost its `config.yaml`, of another adapter."""
     kept = Checkpoints(folder / "checkpoints")
-    kept.save(2, bundle_state())
+    kept.save(2, bundle_state(kind="text_encoder"))
     kept.close()
 
 

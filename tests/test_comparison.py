@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import datasets
 import jax
@@ -38,7 +39,8 @@ def comparison(tmp_path_factory):
     judge = Judge(FixedBox(), (Classifier.make(config, HEADS, 8),), None)
     target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125), {"pilot": (0.5, 0, 0.5, 0)})
     config = load(Experiment, None, {"evaluation.images_per_prompt": 4})
-    return Comparison(None, judge, {}, target, PROMPTS, config, tmp_path_factory.mktemp("run"))
+    pipeline, run = SimpleNamespace(revision="abc"), tmp_path_factory.mktemp("run")
+    return Comparison(pipeline, judge, {}, target, PROMPTS, config, run)
 
 
 def one_hot(labels):
@@ -82,7 +84,7 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     below_gender = rows[rows.index(["gender", "*", "0.38", "0.50", "0.50", "0.33", "0.33"]) + 1]
     assert len(below_gender) == 4 and all(re.fullmatch(r"\d\.\d\d–\d\.\d\d", cell) for cell in below_gender)
     results = json.loads((comparison.folder / "results.json").read_text())
-    assert results["steps"] == 3 and results["model"] == "portraits"
+    assert results["steps"] == 3 and results["model"] == "portraits" and results["revision"] == "abc"
     assert results["fair_floor"]["gender x age"] == pytest.approx(fair_floor(4, 4))
     assert results["per_prompt"][1]["before"]["gender"]["bias"] == pytest.approx(1 / 3)
     assert results["targets"]["age"] == pytest.approx({"young": (0.75 + 1) / 2, "old": 0.125})

@@ -54,6 +54,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         path = self.path.split("?")[0]
         if path.startswith(f"/api/{self.kind}/{MODEL}"):
+            asked = re.search(r"/(?:revision|tree)/([^/]+)", path)
+            if asked and asked[1] not in (COMMIT, "main"):
+                return self._missing("RevisionNotFound")
             files = sorted(file for file in self.folder.rglob("*") if file.is_file())
             names = [str(file.relative_to(self.folder)) for file in files]
             if "/tree/" in path:  # how huggingface_hub 2 lists a revision's files; 1 takes them from the revision
@@ -166,6 +169,16 @@ def test_weights_in_half_precision_are_downloaded_where_there_are_no_others(hub,
     assert read_again.returncode == 0, read_again.stderr
     assert any("vae/diffusion_pytorch_model.fp16.safetensors" in line for line in asked)
     assert not any("unet/diffusion_pytorch_model.fp16" in line for line in asked)
+
+
+def test_a_revision_is_pinned_and_known(hub, tmp_path):
+    address, asked = hub
+    program = PIPELINE + "; print(pipeline.revision)"
+    pinned = read(f"{MODEL}@{COMMIT}", address, tmp_path / "cache", program)
+    assert pinned.returncode == 0 and pinned.stdout.endswith(f" False\n{COMMIT}\n"), pinned.stderr
+    assert any(COMMIT in line for line in asked) and not any("/main" in line for line in asked)
+    missing = read(f"{MODEL}@nowhere", address, tmp_path / "cache", program)
+    assert missing.returncode == 1 and f"refused: model = '{MODEL}@nowhere': no such folder" in missing.stderr
 
 
 @pytest.mark.parametrize("kind", ["clip", "dinov2"])

@@ -10,6 +10,7 @@ from typing import Any
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.convert import adapters
+from fairjax.pipeline import hub_id
 
 _KINDS = {
     "text_encoder": "LoRA of the text encoder", "unet": "LoRA of the UNet",
@@ -41,7 +42,7 @@ def card(bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] |
     kinds = " and ".join(_KINDS[kind] for kind in _KINDS if kind in bundle)
     header = {"library_name": "diffusers", "tags": ["text-to-image", "fairness", "fairjax"]}
     if config:
-        header |= {"base_model": config.model}
+        header |= {"base_model": hub_id(config.model)[0]}
     if set(bundle) & {"text_encoder", "unet"}:
         header["tags"] = [*header["tags"], "lora"]
     yaml = "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in header.items())
@@ -100,10 +101,12 @@ def _value(entry: Mapping[str, Any]) -> str:
 
 def use_of_folder(bundle: Bundle, model: str, folder: str) -> str:
     """How diffusers takes an adapter folder."""
+    repository, revision = hub_id(model)
+    pinned = f', revision="{revision}"' if revision else ""
     lines = [
         "from diffusers import StableDiffusionPipeline",
         "",
-        f'pipe = StableDiffusionPipeline.from_pretrained("{model}")',
+        f'pipe = StableDiffusionPipeline.from_pretrained("{repository}"{pinned})',
     ]
     if set(bundle) & {"text_encoder", "unet"}:
         lines.append(f'pipe.load_lora_weights("{folder}")')

@@ -123,6 +123,7 @@ class Comparison:
             results["preservation"] = {name: self._preserved(*network) for name, network in self.semantics.items()}
         results |= about | {
             "model": self.config.model,
+            "revision": self.pipeline.revision,
             "detector": self.config.judges.detector,
             "classifiers": list(self.config.judges.evaluation),
             "images_per_prompt": section.images_per_prompt,
