@@ -1,4 +1,4 @@
-"""Measures a finetuned model against its base on unseen noise: `python eval.py --adapter runs/portraits-gender`."""
+"""Measures finetuned models against their base on unseen noise: `python eval.py --adapter runs/portraits-gender`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,35 @@ from fairjax.schema import UserError, command, parse
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--adapter", metavar="DIR", type=Path, help="a run folder or an adapter folder (needed)")
+    parser.add_argument(
+        "--adapter", metavar="DIR", type=Path, action="append", default=[], dest="adapters",
+        help="a run folder or an adapter folder; several are compared, with their base and with each other",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sweep", action="store_true", help="also measure at other guidance scales, numbers of steps, and the other "
+        "solver; about as many times the work as there are settings (or name your own: evaluation.sweep)",
+    )  # fmt: skip
     cluster.add_options(parser)
 
 
 def configure(argv: list[str]) -> tuple[Experiment, argparse.Namespace]:
     """The configuration that a command line asks for, and the program's own options.
 
-    Without `--config`, the configuration of the run that the adapter is of stands in. Results go beside the adapter,
-    into a folder of this evaluation's own, unless `--output` says otherwise: never into that of a training.
+    Without `--config`, the configuration of the run that the (first) adapter is of stands in. Results go beside the
+    adapter, into a folder of this evaluation's own, unless `--output` says otherwise: never into that of a training.
     """
-    config, options = parse(Experiment, argv, "eval.py", __doc__, _options, lambda options: run_of(options.adapter))
-    adapter = options.adapter
-    if adapter is None:
+
+    def standing_in(options: argparse.Namespace) -> Path | None:
+        return next(filter(None, map(run_of, options.adapters)), None)
+
+    config, options = parse(Experiment, argv, "eval.py", __doc__, _options, standing_in)
+    adapters = options.adapters
+    if not adapters and not config.evaluation.interventions:
         raise UserError("--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder")
     if "output" not in options.given:
+        if len(adapters) != 1:
+            raise UserError(f"--output is missing: name a folder for what is found of {len(adapters)} adapters")
+        (adapter,) = adapters
         run = run_of(adapter)
         folder = run.parent if run else adapter if adapter.is_dir() else adapter.parent
         config = config.model_copy(update={"output": str(folder / f"evaluation-{config.evaluation.seed}")})
@@ -39,11 +53,12 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     from fairjax import parallel
-    from fairjax.evaluation.run import evaluate
+    from fairjax.evaluation.run import evaluate, with_sweep
 
     parallel.prepare()
     cluster.join(options)
-    evaluate(config, options.adapter, Console(quiet=not parallel.is_first()))
+    config = with_sweep(config) if options.sweep else config
+    evaluate(config, options.adapters, Console(quiet=not parallel.is_first()))
 
 
 if __name__ == "__main__":

@@ -162,6 +162,11 @@ class PromptSection(Section):
     unseen_templates: tuple[str, ...] | None = Field(
         None, description="prompts that measure, with {occupation} in them"
     )
+    nobody: tuple[str, ...] | None = Field(
+        None,
+        description="prompts that ask for nobody, whose pictures eval.py measures too: they should not change; "
+        "null takes the embedded ones, or with sources a list of things and places",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> PromptSection:
@@ -241,6 +246,14 @@ class LossSection(Section):
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 
+class SettingSection(Section):
+    """How images are made otherwise than usual; null is as usual."""
+
+    num_steps: int | None = Field(None, ge=1, description="solver steps")
+    guidance_scale: float | None = Field(None, ge=0)
+    solver: Solver | None = None
+
+
 class EvaluationSection(Section):
     subjects: int = Field(
         8, ge=1, description="how many trained and how many held-out subjects train.py's own table measures"
@@ -251,6 +264,21 @@ class EvaluationSection(Section):
     solver: Solver | None = Field(None, description="null takes that of the training")
     batch_size: int = Field(64, ge=1, description="images made at once")
     seed: int = Field(1_000, ge=0, description="of the noise, apart from the training's")
+    interventions: dict[str, str] = Field(
+        {},
+        description="by name, prompts put in other words to the base model, for eval.py to compare: "
+        "{even: '{prompt}, all genders equally represented'}",
+    )
+    sweep: tuple[SettingSection, ...] = Field(
+        (), description="what else eval.py measures at: settings of num_steps, guidance_scale, solver; see --sweep"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> EvaluationSection:
+        for name, words in self.interventions.items():
+            if "{prompt}" not in words:
+                raise ValueError(f"evaluation.interventions: {name} = {words!r} must have {{prompt}} in it")
+        return self
 
 
 class Experiment(Section):

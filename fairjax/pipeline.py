@@ -51,10 +51,13 @@ PIPELINE = HubFiles(
     ("text_encoder/*.safetensors", "unet/*.safetensors", "vae/*.safetensors"),
 )
 NETWORK = HubFiles(
-    ("config.json", "preprocessor_config.json", "model.safetensors*", "model-*.safetensors"),
+    (
+        "config.json", "preprocessor_config.json", "tokenizer*.json", "vocab.json", "merges.txt",
+        "special_tokens_map.json", "model.safetensors*", "model-*.safetensors",
+    ),
     weights=("model*.safetensors",),
-)
-"""A single network, as transformers publishes it."""
+)  # fmt: skip
+"""A single network, as transformers publishes it, with its tokenizer where it has one."""
 
 _USUAL_GUIDANCE = 7.5
 """Of Stable Diffusion, in diffusers."""
@@ -178,7 +181,7 @@ class Pipeline:
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
         latent_shape = _latent_shape(folder, unet, vae)
-        tokenizer = _read_tokenizer(folder / "tokenizer", text)
+        tokenizer = read_tokenizer(folder / "tokenizer", text)
         scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
         networks = {
             "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
@@ -376,7 +379,7 @@ def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, 
     return height, width, unet.in_channels
 
 
-def _read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
+def read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
     """Reads the tokenizer.
 
     Raises:

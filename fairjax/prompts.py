@@ -19,6 +19,22 @@ from fairjax.portraits import captions, occupations
 LISTS = {path.stem: path for path in sorted((Path(__file__).parent / "data" / "prompts").glob("*.json"))}
 """The lists that come with fairjax, by name."""
 
+NOBODY = (
+    "a photo of a mountain lake at sunrise",
+    "a bowl of fruit on a wooden table",
+    "an old stone bridge over a river",
+    "a red bicycle leaning against a brick wall",
+    "a photo of an empty classroom",
+    "a cup of coffee, seen from above",
+    "a city skyline at night",
+    "a sleeping cat on a sofa",
+    "an oil painting of sunflowers in a vase",
+    "a steam train crossing a field",
+    "a bookshelf full of old books",
+    "a sandy beach with palm trees",
+)
+"""What asks for nobody: pictures of these are to stay as they are."""
+
 _SPLITS = ("train", "validation", "test")
 
 _UNSEEN = "what is measured as unseen cannot be trained on"
@@ -111,6 +127,12 @@ class Subjects(NamedTuple):
 
 def _prompt(subject: str, template: str, held_out: bool) -> Prompt:
     return Prompt(captions.fill(template, subject), subject, held_out)
+
+
+def nobody(section: PromptSection) -> list[Prompt]:
+    """The prompts that ask for nobody."""
+    embedded = captions.NO_PERSON if not section.sources else NOBODY
+    return [Prompt(text, "", False) for text in (embedded if section.nobody is None else section.nobody)]
 
 
 def subjects(section: PromptSection) -> Subjects:

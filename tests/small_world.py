@@ -14,7 +14,7 @@ import numpy as np
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.classifier import Classifier
-from fairjax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from fairjax.models.clip import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from fairjax.models.functional import functional
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
@@ -97,8 +97,11 @@ def build(folder, unet=UNET, **text_fields):
     write_classifier(folder / "face_embedding", identity, images[:, y0:y1, x0:x1], rng)
     bank = {name: rng.integers(0, len(heads[name]), FACES) for name in ("gender", "skin_tone", "age")}
     folders.write_weights(folder / "face_embedding", "bank", bank | {"embeddings": rng.normal(size=(FACES, WIDTH))})
-    vision = functional(lambda rngs: CLIPVisionModel(VISION, rngs=rngs))
-    write(folder / "image_semantics", "model", vision, VISION, rng, model_type="clip_vision_model")
+    both = functional(lambda rngs: CLIPModel(text, VISION, rngs=rngs))
+    towers = {"text_config": dataclasses.asdict(text), "vision_config": dataclasses.asdict(VISION)}
+    shutil.copytree(embedded / "tokenizer", folder / "image_semantics")
+    folders.save(draw(rng, both), folder / "image_semantics", "model")
+    folders.write_json(folder / "image_semantics" / "config.json", {"model_type": "clip"} | towers)
     as_they_are = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
 

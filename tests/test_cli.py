@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -201,7 +202,7 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
             assert 0 <= gender["bias"] <= 1 and sum(gender["frequencies"].values()) == pytest.approx(1)
     assert len(results["per_prompt"]) == 4 and results["images_per_prompt"] == 4
     kept = results["preservation"]["image_semantics"]["held_out"]
-    assert -1 <= kept["similarity"] <= 1 and kept["frechet"] >= 0
+    assert -1 <= kept["similarity"]["after"] <= 1 and kept["frechet"]["after"] >= 0
     assert "like the one before" in told and "varied within a class" in told
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
     assert np.asarray(Image.open(run / "before_after.png")).std() > 10
@@ -216,6 +217,8 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     assert eval_program.main(["--adapter", str(run), "--evaluation.seed", "7"]) == 0
     again = json.loads((run / "evaluation-7" / "results.json").read_text())
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
+    assert set(again["nobody"]["faces"]) == {"before", "after"} and again["nobody"]["prompts"]
+    assert again["preservation"]["image_semantics"]["held_out"]["alignment"].keys() == {"before", "after"}
 
     longer = ["--training.steps", "3", "--training.save_every", "7", *changed, "--resume-anyway"]
     assert train_program.main([*asked, *longer]) == 0
@@ -238,6 +241,31 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
         )
     message = mistake(eval_program.main, "--adapter", run, "--evaluation.num_steps", 2000, "--output", tmp_path / "no")
     assert "evaluation.num_steps = 2000 must be between 1 and 1000" in message and not (tmp_path / "no").exists()
+
+
+def test_adapters_and_other_words_are_compared_in_one_evaluation(small_world, tmp_path, capsys, mistake):
+    run, other, found = tmp_path / "run", tmp_path / "other", tmp_path / "found"
+    assert train_program.main([*TINY, *arguments(small_world), "--output", str(run)]) == 0
+    shutil.copytree(run, other)
+    asked = ["--adapter", str(run), "--adapter", str(other / "adapter")]
+    words = ["--evaluation.interventions", "{even: '{prompt}, evenly'}", "--evaluation.sweep", "[{num_steps: 3}]"]
+    assert "--output is missing: name a folder for what is found of 2 adapters" in mistake(eval_program.main, *asked)
+    capsys.readouterr()
+    assert eval_program.main([*asked, *words, "--output", str(found)]) == 0
+    told, results = capsys.readouterr().out, json.loads((found / "results.json").read_text())
+    columns = ["before", "after: run", "after: other", "asked: even"]
+    assert list(results["columns"]) == columns and "prompts that ask for nobody, asked: even" in told
+    assert results["columns"]["asked: even"]["words"] == "{prompt}, evenly"
+    assert results["after: run"] == results["after: other"] != results["asked: even"]
+    same = [row for row in results["paired"] if (row["first"], row["second"]) == ("after: run", "after: other")]
+    assert len(same) == 2 and all(
+        row["value"] == row["low"] == row["high"] == 0 and row["p_value"] == 1 for row in same
+    )
+    (swept,) = results["sweep"]
+    assert swept["num_steps"] == 3 and list(swept["columns"]) == columns
+    assert {path.name.split("-")[0] for path in (found / "data").iterdir()} == {"before", "after", "asked"}
+    message = mistake(eval_program.main, *asked, "--evaluation.interventions", "{x: evenly}", "--output", str(found))
+    assert "evaluation.interventions: x = 'evenly' must have {prompt} in it" in message
 
 
 def test_generate_writes_a_grid_and_images_that_do_not_overwrite_each_other(small_world, tmp_path):

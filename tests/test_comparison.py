@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -12,8 +13,10 @@ from rich.console import Console
 
 from fairjax.config import Experiment
 from fairjax.evaluation import grid, summary
+from fairjax.evaluation.columns import Column, Setting
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen
+from fairjax.evaluation.run import names, with_sweep
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import Judge
 from fairjax.faces.located import FixedBox
@@ -75,7 +78,9 @@ def test_the_results_are_what_counting_gives(comparison):
 
 
 def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(comparison, capsys):
-    comparison.measured = dict.fromkeys(("before", "after"), Measured(np.zeros((2, 4, 64, 64, 3), np.uint8), SEEN))
+    shown = dict.fromkeys((0, 1), np.zeros((4, 64, 64, 3), np.uint8))
+    comparison.columns = {name: Column(name, {}) for name in ("before", "after")}
+    comparison.measured = dict.fromkeys(comparison.columns, Measured(SEEN, {}, shown))
     comparison.finish(Console(width=120), {"steps": 3})
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     assert ["gender", "*", "0.38", "0.50", "0.50", "0.33", "0.33"] in rows  # 4 images: |b - 2| / 2 on average
@@ -96,15 +101,17 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
 
 def test_the_images_are_a_dataset_with_what_was_predicted(comparison):
     images = np.random.default_rng(0).integers(0, 255, (2, 4, 8, 8, 3)).astype(np.uint8)
-    comparison.measured = dict.fromkeys(("before", "after"), Measured(images, SEEN))
-    comparison.digests = {"before": "none", "after": "abc"}
+    adapter = Column("after", {"unet": {"layer": {"down": np.ones((2, 1)), "up": np.zeros((1, 2))}}})
+    comparison.columns = {"before": Column("before", {}), "after": adapter}
+    comparison.measured = dict.fromkeys(comparison.columns, Measured(SEEN, {}, {}))
+    comparison.studio = SimpleNamespace(images=lambda *how: iter([images[:1], images[1:]]))  # a prompt at a time
     comparison.keep_data()
     rows = datasets.load_dataset(str(comparison.folder / "data"), split="train", cache_dir=str(comparison.folder / "c"))
     assert len(rows) == 16 and set(rows["model"]) == {"before", "after"}
     row = next(r for r in rows if r["model"] == "after" and r["prompt"] == "a pilot" and r["number"] == 2)
     np.testing.assert_array_equal(np.asarray(row["image"]), images[1, 2])
     assert rows.features["gender"].int2str(row["gender"]) == "male" and row["gender_probs"] == [0, 1]
-    assert (row["adapter"], row["seed"], row["held_out"], row["has_face"]) == ("abc", 1000, True, True)
+    assert (row["adapter"], row["seed"], row["held_out"], row["has_face"]) == (adapter.digest, 1000, True, True)
     assert row["box"] == [2, 1, 6, 7] and row["solver"] == "dpm-solver++"
 
 
@@ -131,7 +138,7 @@ def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_
         config = load(Experiment, None, {f"evaluation.{name}": value for name, value in section.items()})
         again = Comparison(painter, comparison.judge, params, EVEN_GENDER, PROMPTS, config, tmp_path)
         before = len(painter.asked)
-        again.measure("after", bundle, told.append)
+        again.measure(Column("after", bundle), told.append)
         return len(painter.asked) - before
 
     adapter = {"unet": {"layer": {"down": np.ones((2, 1)), "up": np.zeros((1, 2))}}}
@@ -143,6 +150,47 @@ def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_
     for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}, {"batch_size": 4}):
         assert asked(changed, **setting) > 0, setting
     assert set(told) == {2, 4}  # kept or made, every image is counted
+
+
+def test_other_words_and_settings_and_prompts_of_nobody_start_from_the_same_noise(comparison, tmp_path):
+    """Noise is of a prompt's place: the same in every column and setting, another for what asks for nobody."""
+    painter, (classifier,) = Painter(), comparison.judge.classifiers
+    params = {"locator": {}, "classifiers": [classifier.network.init(jax.random.key(0))]}
+    config = load(Experiment, None, {"evaluation.images_per_prompt": 2, "evaluation.batch_size": 4})
+    nobody = [Prompt("an empty room", "", False)]
+    again = Comparison(
+        painter, comparison.judge, params, EVEN_GENDER, PROMPTS, config, tmp_path, nobody=nobody
+    )  # fmt: skip
+    told = []
+    again.measure(Column("before", {}), told.append)
+    again.measure(Column("asked: <even>/..", {}, "{prompt}, {prompt} evenly"), told.append)
+    assert sum(told) == 2 * again.num_images == 2 * 3 * 2
+    again.sweep([Setting(3, 1.0, "ddim")], told.append)
+    plain, empty = (0, ("a chef", "a pilot")), (2, ("an empty room",))
+    asked = (0, ("a chef, a chef evenly", "a pilot, a pilot evenly"))
+    assert painter.asked == [plain, empty, asked, (2, ("an empty room, an empty room evenly",)), plain, asked]
+    names = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert len(names) == 6 and all(re.fullmatch(r"[A-Za-z0-9_.+-]+\.npz", name) for name in names)
+    (swept,) = again.swept
+    assert (swept["num_steps"], swept["solver"]) == (3, "ddim") and set(swept["columns"]) == set(again.columns)
+    assert set(again.measured_nobody) == set(again.columns) and again._about_nobody()["prompts"] == ["an empty room"]
+
+
+def test_adapters_are_called_by_their_runs_and_told_apart():
+    assert names([Path("runs/a")]) == ["after"]
+    several = [Path("runs/a/adapter"), Path("runs/b"), Path("other/b"), Path("x/b")]
+    assert names(several) == ["after: a", "after: b", "after: b (2)", "after: b (3)"]
+
+
+def test_the_usual_sweep_turns_one_thing_at_a_time():
+    config = load(Experiment, None, {"training.guidance_scale": 7.5})
+    usual = Setting.of(config)
+    settings = [Setting.of(config, otherwise) for otherwise in with_sweep(config).evaluation.sweep]
+    assert all(sum(a != b for a, b in zip(usual, setting, strict=True)) == 1 for setting in settings)
+    assert {setting.guidance_scale for setting in settings} == {3, 5, 7.5, 10, 12}
+    assert {setting.num_steps for setting in settings} == {12, 15, 50} and "ddim" in {s.solver for s in settings}
+    own = load(Experiment, None, {"evaluation.sweep": ({"num_steps": 4},)})
+    assert with_sweep(own) is own
 
 
 def test_subjects_that_the_classifier_does_not_know_are_not_called_unrecognised(comparison):

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, nchw, randomised, relative, tensors
 from fairjax.convert.pickles import read_bank, read_pickle, read_state_dict
 from fairjax.convert.rules import from_torch, to_torch
-from fairjax.convert.vision import load_clip_vision, load_dinov2
+from fairjax.convert.vision import load_clip_text, load_clip_vision, load_dinov2
 from fairjax.faces.released import HEADS, load_classifier, load_face_embedding
 from fairjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from fairjax.models.dinov2 import Dinov2Config, Dinov2Model, bicubic
@@ -82,8 +82,8 @@ def test_dinov2_base_and_clip_h14_have_their_sizes():
     assert num_params(clip) == torch_clip.num_parameters() == 632_076_800
 
 
-def test_the_vision_tower_of_a_clip_of_both_towers(tmp_path):
-    """Patches of 14, heads of 80 and gelu, as in ViT-H/14; the text tower's tensors are not read."""
+def test_the_two_towers_of_a_clip_are_read_apart(tmp_path):
+    """Patches of 14, heads of 80 and gelu, as in ViT-H/14."""
     vision = transformers.CLIPVisionConfig(image_size=42, patch_size=14, intermediate_size=96, **CLIP)
     text = transformers.CLIPTextConfig(vocab_size=50, max_position_embeddings=8, intermediate_size=96, **CLIP)
     both = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=24)
@@ -95,6 +95,14 @@ def test_the_vision_tower_of_a_clip_of_both_towers(tmp_path):
         expected = theirs.visual_projection(theirs.vision_model(nchw(images)).pooler_output).numpy()
     assert expected.shape == (2, 24)
     assert relative(network.apply(params, images), expected) <= 1e-4
+    network, params, config = load_clip_text(tmp_path)
+    ids = np.random.default_rng(0).integers(3, 49, (3, 8)).astype(np.int32)
+    ids[np.arange(3), [2, 7, 4]] = 49  # where each text ends
+    with torch.no_grad():
+        hidden = theirs.text_model(torch.from_numpy(ids).long()).pooler_output
+        expected = theirs.text_projection(hidden).numpy()
+    assert config.projection_dim == 24 and expected.shape == (3, 24)
+    assert relative(network.apply(params, ids), expected) <= 1e-4
 
 
 def test_a_vision_tower_alone_is_read_too_and_gives_gradients(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fairjax.fairness.intervals import bootstrap, corrected, corrected_interval
+from fairjax.fairness.intervals import bootstrap, corrected, corrected_interval, paired
 from fairjax.fairness.metrics import bias, divergence, fair_floor, without_floor
 
 
@@ -77,3 +77,46 @@ def test_the_corrected_interval_holds_the_truth_as_often_as_it_says():
         assert ((low <= shares) & (shares <= high)).all()
         held += (low <= truth) & (truth <= high)
     assert (held / 200 >= 0.9).all(), held / 200
+
+
+def labelled(rng, shares, images):
+    """[p, n] classes drawn from shares [p, 2]."""
+    return (rng.random((len(shares), images)) < shares[:, 1:]).astype(int)
+
+
+def test_a_paired_difference_is_found_where_there_is_one_and_nowhere_else():
+    """Models that are alike are told apart one time in twenty, as p says; a fair one from a skewed one at once."""
+    rng, alike = np.random.default_rng(0), []
+    for _ in range(60):
+        lead = rng.beta(2, 2, size=20)
+        shares = np.stack([lead, 1 - lead], axis=1)
+        first, second = (labelled(rng, shares, 32) for _ in range(2))
+        alike.append(paired(first, second, 2, bias, rng, draws=100, flips=500))
+    assert np.mean([found.p_value < 0.05 for found in alike]) <= 0.12  # of 60: more than 7 by chance once in 50
+    assert np.mean([found.low <= 0 <= found.high for found in alike]) >= 0.85
+    skewed, fair = np.tile([0.9, 0.1], (20, 1)), np.full((20, 2), 0.5)
+    first, second = labelled(rng, skewed, 32), labelled(rng, fair, 32)
+    found = paired(first, second, 2, bias, rng)
+    expected = np.mean([abs(1 - 2 * row.mean()) for row in second]) - np.mean(
+        [abs(1 - 2 * row.mean()) for row in first]
+    )
+    assert found.value == pytest.approx(expected) and found.low < found.value < found.high < 0
+    assert found.p_value < 0.001
+
+
+def test_the_noise_that_both_models_share_does_not_blur_their_difference():
+    rng = np.random.default_rng(0)
+    first = labelled(rng, np.tile([0.8, 0.2], (10, 1)), 40)
+    second = first.copy()
+    second[:, :2] = 1 - second[:, :2]  # two pictures of each prompt are otherwise
+    shared = paired(first, second, 2, bias, rng)
+    apart = paired(first, rng.permuted(second, axis=1), 2, bias, rng)
+    assert shared.value == pytest.approx(apart.value) and shared.high - shared.low < 0.7 * (apart.high - apart.low)
+
+
+def test_a_paired_difference_leaves_out_images_and_prompts_without_a_face():
+    rng = np.random.default_rng(0)
+    first, second = np.array([[0, 0, -1, 1], [1, 1, 1, 1], [0, 1, 0, 1]]), np.array([[0, -1, 1, -1], [-1] * 4, [1] * 4])
+    found = paired(first, second, 2, bias, rng, draws=10, flips=10)
+    assert found.value == pytest.approx(((0 + 1) - (1 / 3 + 0)) / 2)  # the second prompt is seen by one only
+    assert all(np.isnan(paired(first[1:2], second[1:2], 2, bias, rng, draws=10, flips=10)))

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fairjax.evaluation.preservation import diversity, features, frechet, preserved
+from fairjax.config import JudgesSection
+from fairjax.evaluation.preservation import diversity, features, frechet, preserved, text_features
+from fairjax.faces import reading
 from fairjax.faces.judges import Semantics
 from fairjax.faces.semantics import CLIP
 from fairjax.models.functional import functional
+from fairjax.portraits import world
+from fairjax.portraits.occupations import OCCUPATIONS
 
 
 class Projection(nnx.Module):
@@ -20,6 +24,13 @@ class Projection(nnx.Module):
 
     def __call__(self, images):
         return self.dense(images.reshape(len(images), -1))
+
+
+def portrait(occupation, seed):
+    """A drawing of somebody, no picture that a model has made."""
+    rng = np.random.default_rng(seed)
+    person = world.sample_individual(rng, world.sample_labels(rng, occupation, biased=False))
+    return world.render(person, world.sample_scene(rng, occupation)).image
 
 
 def drawn(seed, shape):
@@ -52,21 +63,25 @@ def test_diversity_is_the_mean_over_pairs_of_a_prompt_and_class():
 def test_nothing_changes_where_nothing_changed_and_another_model_is_told_from_chance():
     own, other = drawn(0, (4, 50, 3)), drawn(1, (4, 50, 3))
     other[..., 0] = np.abs(other[..., 0])
-    labels = dict.fromkeys(("before", "after"), np.zeros((4, 50), int))
-    same, changed = preserved(own, own, labels), preserved(own, other, labels)
-    assert same["similarity"] == pytest.approx(1) and same["frechet"] == pytest.approx(0, abs=1e-6)
-    assert same["diversity"]["before"] == same["diversity"]["after"]
-    assert changed["similarity"] == pytest.approx(np.mean(np.sum(own * other, -1)), rel=1e-5)
-    assert changed["frechet"] > 3 * changed["frechet_floor"] > 0
-    assert changed["diversity"]["after"] < changed["diversity"]["before"]
+    columns, prompts = {"before": own, "same": own, "changed": other}, drawn(2, (4, 3))
+    found = preserved(columns, dict.fromkeys(columns, np.zeros((4, 50), int)), prompts)
+    assert set(found["similarity"]) == set(found["frechet"]) == {"same", "changed"}  # the first has nothing before it
+    assert found["similarity"]["same"] == pytest.approx(1) and found["frechet"]["same"] == pytest.approx(0, abs=1e-6)
+    assert found["diversity"]["before"] == found["diversity"]["same"]
+    assert found["similarity"]["changed"] == pytest.approx(np.mean(np.sum(own * other, -1)), rel=1e-5)
+    assert found["frechet"]["changed"] > 3 * found["frechet_floor"] > 0
+    assert found["diversity"]["changed"] < found["diversity"]["before"]
+    aligned = np.mean([other[p, n] @ prompts[p] for p in range(4) for n in range(50)])
+    assert found["alignment"]["changed"] == pytest.approx(aligned, abs=1e-6)
 
 
 def test_one_image_has_no_distance_and_no_diversity():
     own = drawn(0, (1, 1, 3))
-    found = preserved(own, own, dict.fromkeys(("before", "after"), np.zeros((1, 1), int)))
+    columns = {"before": own, "after": own}
+    found = preserved(columns, dict.fromkeys(columns, np.zeros((1, 1), int)))
     assert found == {
-        "similarity": pytest.approx(1), "diversity": {"before": None, "after": None}, "frechet": None,
-        "frechet_floor": None,
+        "similarity": {"after": pytest.approx(1)}, "diversity": {"before": None, "after": None},
+        "frechet": {"after": None}, "frechet_floor": None,
     }  # fmt: skip
 
 
@@ -78,3 +93,17 @@ def test_embeddings_are_those_of_each_image_and_of_length_one():
     wished = part.embed(params, jnp.asarray(images[2, 5:6], jnp.float32) / 127.5 - 1)[0]
     np.testing.assert_allclose(found[2, 5], wished / jnp.linalg.norm(wished), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
+
+
+def test_the_embedded_clip_tells_which_prompt_a_picture_shows():
+    """What is called CLIP-T: the shipped towers agree on who is drawn, so that the figure says something."""
+    section = JudgesSection()
+    (network,) = reading.by_name(section, reading.semantics_of(section)).values()
+    (tower,) = reading.text_towers(section).values()
+    chosen = OCCUPATIONS[::9]
+    prompts = [f"a photo of a {occupation.name}" for occupation in chosen]
+    people = [[portrait(occupation, seed) for seed in range(4)] for occupation in chosen]
+    images, texts = features(*network, np.array(people)), text_features(tower, prompts)
+    similarity = np.einsum("pnd,qd->pnq", images, texts)
+    assert (similarity.argmax(-1) == np.arange(len(chosen))[:, None]).mean() > 0.9
+    np.testing.assert_allclose(np.linalg.norm(texts, axis=-1), 1, rtol=1e-5)

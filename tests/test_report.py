@@ -18,12 +18,18 @@ ATTRIBUTES = (
     Attribute("age", ("young", "old")),
 )
 EVIL = '<script>document.title = "taken over"</script> & "quoted"'
+COLUMNS = ("before", "after", EVIL)
 PRESERVED = {
-    "similarity": 0.873,
-    "diversity": {"before": 0.1, "after": None},
-    "frechet": 0.0123,
+    "similarity": {"after": 0.873, EVIL: 0.5},
+    "diversity": {"before": 0.1, "after": None, EVIL: 0.2},
+    "frechet": {"after": 0.0123, EVIL: None},
     "frechet_floor": 0.001,
+    "alignment": dict.fromkeys(COLUMNS, 0.3),
 }
+DIFFERENCE = {
+    "first": "before", "second": EVIL, "kind": "held_out", "of": "skin_tone", "measure": "bias", "value": -0.2,
+    "low": -0.3, "high": -0.1, "p_value": 0.0001,
+}  # fmt: skip
 PROMPTS = [EVIL, *(f"a person who works as a maker of number {i}, seen from quite far away" for i in range(11))]
 
 
@@ -41,19 +47,29 @@ def scores(rng):
     return entries | {"recognised": 0.9, "no_face": 0.01, "low_confidence": 0.1}
 
 
+def measured(rng):
+    return {name: {kind: scores(rng) for kind in ("trained", "held_out")} for name in COLUMNS}
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
     results = {
         "model": "portraits", "adapter": "runs/x", "images_per_prompt": 64, "classifiers": ["judge"], "num_steps": 12,
         "detector": "fixed", "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1, "versions": {"jax": "0"},
-        "before": {kind: scores(rng) for kind in ("trained", "held_out")},
-        "after": {kind: scores(rng) for kind in ("trained", "held_out")},
+        "columns": {name: {"words": "{prompt}" if name != EVIL else EVIL} for name in COLUMNS},
+        **measured(rng),
+        "paired": [DIFFERENCE, DIFFERENCE | {"measure": "total_variation", "low": None, "p_value": None}],
+        "nobody": {"prompts": [EVIL], "faces": dict.fromkeys(COLUMNS, 0.01), "preservation": {"clip": PRESERVED}},
+        "sweep": [
+            {"num_steps": 50, "guidance_scale": 1.0, "solver": "ddim", "columns": measured(rng)},
+            {"num_steps": 12, "guidance_scale": 12.0, "solver": "ddim", "columns": measured(rng)},
+        ],
         "preservation": {"image_semantics": dict.fromkeys(("trained", "held_out"), PRESERVED)},
         "fair_floor": {"gender": 0.1, "skin_tone": 0.07, "age": 0.1},
         "targets": {"gender": {"female": 0.5, "male": 0.5}, "skin_tone": dict.fromkeys(ATTRIBUTES[1].classes, 0.25)},
         "per_prompt": [
-            {"prompt": text, "held_out": i > 6, "before": scores(rng), "after": scores(rng)}
+            {"prompt": text, "held_out": i > 6} | {name: scores(rng) for name in COLUMNS}
             for i, text in enumerate(PROMPTS)
         ],
     }  # fmt: skip
@@ -64,7 +80,7 @@ def page(tmp_path_factory):
         return report.picture(image, probs, has_face, np.array([10.0, 5.0, 40.0, 60.0]), ATTRIBUTES)
 
     pictures = [picture(64, True), picture(64, False), picture(300, True)]
-    sides = [(EVIL, [report.Side("before", pictures), report.Side("after", pictures)])]
+    sides = [(EVIL, [report.Side(name, pictures) for name in COLUMNS])]
     log = folder / "log.jsonl"
     rows = [{"step": step, "loss": 1 / step, "bias/gender": None if step == 3 else 0.5} for step in range(1, 80)]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 80, "lo')

@@ -1,11 +1,11 @@
-"""CLIP's vision tower and DINOv2 from the folders in which they are published."""
+"""CLIP's towers and DINOv2 from the folders in which they are published."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fairjax.convert import folders
-from fairjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from fairjax.models.clip import CLIPTextConfig, CLIPTextEmbedding, CLIPVisionConfig, CLIPVisionModel
 from fairjax.models.dinov2 import Dinov2Config, Dinov2Model
 from fairjax.models.functional import Network, Params, functional
 from fairjax.models.layers import Dtype
@@ -26,6 +26,18 @@ def load_clip_vision(folder: Path, dtype: Dtype = None, *, weights: bool = True)
     if not weights:
         return network, network.abstract
     return network, folders.load(network, folder, "model", ignore=("position_ids",), only=vision)
+
+
+def load_clip_text(folder: Path) -> tuple[Network, Params, CLIPTextConfig]:
+    """The text tower of a `CLIPModel`, with its projection: token ids [b, length] -> embeddings [b, projection_dim].
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming what is wrong.
+    """
+    config = CLIPTextConfig.from_dict(folders.read_json(folder / "config.json"))
+    network = functional(lambda rngs: CLIPTextEmbedding(config, rngs=rngs))
+    text = ("text_model.", "text_projection.")
+    return network, folders.load(network, folder, "model", ignore=("position_ids",), only=text), config
 
 
 def load_dinov2(folder: Path, dtype: Dtype = None, *, weights: bool = True) -> tuple[Network, Params]:

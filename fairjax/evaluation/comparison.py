@@ -1,27 +1,27 @@
-"""Before and after: the same noise through the base and the finetuned model, scored, tabled and drawn."""
+"""Models side by side: the same noise through the base and the finetuned ones, scored, tabled and drawn."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fairjax import __version__, files, parallel, schema
-from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.evaluation import data, grid, preservation, report, scores
-from fairjax.evaluation.measuring import Seen, classify
-from fairjax.evaluation.scores import Names, Scoring
-from fairjax.faces.judges import RECOGNITION, Judge, Semantics
+from fairjax.evaluation.columns import Column, Setting, Studio
+from fairjax.evaluation.measuring import Seen, classify, part, together
+from fairjax.evaluation.scores import Names, Scoring, paired
+from fairjax.faces.judges import RECOGNITION, Judge, Semantics, TextTower
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Target, per_prompt
 from fairjax.models.functional import Params
@@ -39,20 +39,34 @@ _KINDS = {"trained": False, "held_out": True}
 
 
 class Measured(NamedTuple):
-    images: np.ndarray  # uint8 [p, n, H, W, 3]
-    seen: Seen
+    """What is kept of a column's images: of all what was seen, and the pictures of a few, for all may be too many."""
+
+    seen: Seen  # of p prompts
+    embedded: dict[str, np.ndarray]  # by network, [p, n, d], of length 1
+    shown: dict[int, np.ndarray]  # by prompt, uint8 [n, H, W, 3]
+
+
+class Networks(NamedTuple):
+    """What else looks at the images than the judge: of a name, what embeds images, and what embeds prompts."""
+
+    semantics: Mapping[str, tuple[Semantics, Params]] = MappingProxyType({})
+    texts: Mapping[str, TextTower] = MappingProxyType({})
 
 
 class Comparison:
-    """Measures a model before and after, keeps both in the run folder, and tells the difference.
+    """Measures models side by side, keeps what they make in the run folder, and tells the differences.
 
-    Images that the folder holds already are not made again, if the same adapter and settings made them.
+    Args:
+        prompts: what is asked for.
+        errors: of the judge, by attribute: how often each class (row) is taken for each.
+        networks: what else changes is told by them.
+        nobody: prompts that ask for nobody, in whose pictures nothing should change.
     """
 
     def __init__(
         self, pipeline: Pipeline, judge: Judge, params: dict[str, Params], target: Target, prompts: list[Prompt],
         config: Experiment, folder: Path, errors: Mapping[str, np.ndarray] | None = None,
-        semantics: Mapping[str, tuple[Semantics, Params]] | None = None,
+        networks: Networks = Networks(), nobody: Sequence[Prompt] = (),  # noqa: B008
     ):  # fmt: skip
         self.pipeline, self.judge, self.params = pipeline, judge, params
         self.prompts, self.config, self.folder = prompts, config, folder
@@ -61,56 +75,54 @@ class Comparison:
         asked_for = [prompt.subject for prompt in prompts]
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
+        self.errors, self.networks, self.nobody = errors or {}, networks, nobody
+        self.studio, self.setting = Studio(pipeline, config, folder), Setting.of(config)
+        self.columns: dict[str, Column] = {}
         self.measured: dict[str, Measured] = {}
-        self.errors = errors or {}  # of the judge, by attribute: how often each class (row) is taken for each
-        self.semantics = semantics or {}  # by name, networks that say what else of an image changes
-        self.digests: dict[str, str] = {}  # of what was measured: the adapter, told from others
+        self.measured_nobody: dict[str, Measured] = {}
+        self.swept: list[dict[str, Any]] = []
 
     @property
     def num_images(self) -> int:
-        return len(self.prompts) * self.config.evaluation.images_per_prompt
+        """How many images a column has."""
+        return (len(self.prompts) + len(self.nobody)) * self.config.evaluation.images_per_prompt
 
-    def measure(self, name: str, bundle: Bundle, on_batch: Callable[[int], None]) -> Measured:
-        """Generates and scores, `name` being "before" or "after"; a few prompts at a time, each kept when done."""
-        section, parts = self.config.evaluation, []
-        self.digests[name] = _digest(bundle)
-        together = max(1, section.batch_size // section.images_per_prompt)
-        made_by = {
-            "model": self.config.model, "adapter": self.digests[name], "seed": section.seed,
-            "num_steps": section.num_steps, "guidance_scale": self._guidance_scale, "solver": self._solver,
-            "images_per_prompt": section.images_per_prompt,
-        }  # fmt: skip
-        for first in range(0, len(self.prompts), together):
-            texts = [prompt.text for prompt in self.prompts[first : first + together]]
-            path = self.folder / "samples" / f"{name}-{first:04d}.npz"
-            label = json.dumps(made_by | {"first": first, "prompts": texts})
-            images = _kept(path, label)
-            if images is None:
-                images = self.pipeline.generate(
-                    texts, section.images_per_prompt, bundle=bundle, seed=section.seed, num_steps=section.num_steps,
-                    guidance_scale=self._guidance_scale, solver=self._solver, batch_size=section.batch_size,
-                    first=first, on_batch=on_batch,
-                )  # fmt: skip
-                if parallel.is_first():
-                    _keep(path, label, images)
-            else:
-                on_batch(images.shape[0] * images.shape[1])
-            parts.append(images)
-        images = np.concatenate(parts)
-        self.measured[name] = Measured(images, classify(self.judge, self.params, images))
-        return self.measured[name]
+    def measure(self, column: Column, on_batch: Callable[[int], None]) -> None:
+        """Generates and scores; the column of the base model comes first."""
+        self.columns[column.name] = column
+        texts = [prompt.text for prompt in self.prompts]
+        made = self.studio.images(column, texts, self.setting, on_batch)
+        self.measured[column.name] = self._looked_at(made, self._shown_prompts())
+        if self.nobody:
+            texts, place = [prompt.text for prompt in self.nobody], len(self.prompts)
+            made = self.studio.images(column, texts, self.setting, on_batch, kind="-nobody", first=place)
+            self.measured_nobody[column.name] = self._looked_at(made)
 
-    @property
-    def _guidance_scale(self) -> float:
-        section = self.config.evaluation
-        return self.config.training.guidance_scale if section.guidance_scale is None else section.guidance_scale
+    def sweep(self, settings: Sequence[Setting], on_batch: Callable[[int], None]) -> None:
+        """Scores the columns that were measured at other settings too."""
+        texts = [prompt.text for prompt in self.prompts]
+        for setting in settings:
+            found = {}
+            for name, column in self.columns.items():
+                kind = "-" + "-".join(map(str, setting))
+                made = self.studio.images(column, texts, setting, on_batch, kind=kind)
+                seen = together([classify(self.judge, self.params, images) for images in made])
+                found[name] = self._means(self._by_prompt(seen))
+            self.swept.append(setting._asdict() | {"columns": found})
 
-    @property
-    def _solver(self) -> str:
-        return self.config.evaluation.solver or self.config.training.solver
+    def _looked_at(self, made: Iterable[np.ndarray], shown: Sequence[int] = ()) -> Measured:
+        """Looks at images as they are made; keeps those of the prompts `shown`."""
+        seen, embedded, kept, place = [], {name: [] for name in self.networks.semantics}, {}, 0
+        for images in made:
+            seen.append(classify(self.judge, self.params, images))
+            for name, network in self.networks.semantics.items():
+                embedded[name].append(preservation.features(*network, images))
+            kept |= {row: images[row - place] for row in shown if place <= row < place + len(images)}
+            place += len(images)
+        return Measured(together(seen), {name: np.concatenate(parts) for name, parts in embedded.items()}, kept)
 
     def finish(self, console: Console, about: dict[str, Any]) -> dict[str, Any]:
-        """Writes `results.json` and `before_after.png`, prints the table, returns the results."""
+        """Writes `results.json`, `report.html` and `before_after.png`, prints the table, returns the results."""
         section = self.config.evaluation
         by_prompt = {name: self._by_prompt(measured.seen) for name, measured in self.measured.items()}
         results: dict[str, Any] = {name: self._means(entries) for name, entries in by_prompt.items()}
@@ -119,8 +131,21 @@ class Comparison:
             | {name: entries[index] for name, entries in by_prompt.items()}
             for index, prompt in enumerate(self.prompts)
         ]
-        if self.semantics and len(self.measured) > 1:
-            results["preservation"] = {name: self._preserved(*network) for name, network in self.semantics.items()}
+        results["columns"] = {
+            name: {"adapter_digest": column.digest, "words": column.words} for name, column in self.columns.items()
+        }
+        if len(self.measured) > 1:
+            results["paired"] = paired(
+                self.scoring, {name: m.seen for name, m in self.measured.items()}, self.wished, self._rows()
+            )
+            results["preservation"] = {
+                name: self._preserved(name, self.measured, self.prompts, self._rows())
+                for name in self.networks.semantics
+            }
+            if self.nobody:
+                results["nobody"] = self._about_nobody()
+        if self.swept:
+            results["sweep"] = self.swept
         results |= about | {
             "model": self.config.model,
             "revision": self.pipeline.revision,
@@ -128,10 +153,7 @@ class Comparison:
             "classifiers": list(self.config.judges.evaluation),
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
-            "num_steps": section.num_steps,
-            "guidance_scale": self._guidance_scale,
-            "solver": self._solver,
-            "adapter_digests": self.digests,
+            **self.setting._asdict(),
             "targets": self._targets(),
             "versions": {"fairjax": __version__} | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
             "fair_floor": {
@@ -143,7 +165,10 @@ class Comparison:
             files.write_text(self.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
             self._picture().save(self.folder / "before_after.png")
             self._report(results)
-        console.print(self.table(results))
+        for kinds in [self.kinds] if len(self.measured) < 3 else [[kind] for kind in self.kinds]:
+            console.print(self.table(results, kinds))
+        for name, share in results.get("nobody", {}).get("faces", {}).items():
+            console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
         console.print(
             f"{section.images_per_prompt} images a prompt; 'fair' is what an exactly fair model measures on average.\n"
             f"Results, adapter and pictures are in {self.folder}; report.html there shows all of it",
@@ -164,8 +189,7 @@ class Comparison:
     def _means(self, by_prompt: list[dict[str, Any]]) -> dict[str, Any]:
         """Per kind of prompt, the means over prompts, and their intervals."""
         means = {}
-        for kind in self.kinds:
-            rows = [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
+        for kind, rows in self._rows().items():
             entries = [by_prompt[row] for row in rows]
             means[kind] = scores.mean(entries)
             num_images = self.config.evaluation.images_per_prompt
@@ -176,22 +200,38 @@ class Comparison:
                     means[kind][name] |= scores.without_errors(entries, name, matrix)
         return means
 
-    def _preserved(self, part: Semantics, params: Params) -> dict[str, Any]:
-        """Per kind of prompt, what a network says of how images stay."""
-        embedded = {name: preservation.features(part, params, m.images) for name, m in self.measured.items()}
-        labels = {name: self._cells(measured.seen) for name, measured in self.measured.items()}
-        found = {}
-        for kind in self.kinds:
-            rows = [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
-            own = {name: cells[rows] for name, cells in labels.items()}
-            found[kind] = preservation.preserved(embedded["before"][rows], embedded["after"][rows], own)
-        return found
+    def _rows(self) -> dict[str, list[int]]:
+        """By kind, which of the prompts are of it."""
+        return {
+            kind: [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
+            for kind in self.kinds
+        }
 
-    def _cells(self, seen: Seen) -> np.ndarray:
-        """[p, n] the joint class of the target's attributes that each image shows; -1 without a face."""
-        labels = [seen.probs[name].argmax(-1) for name in self.scoring.targeted]
-        joint = np.ravel_multi_index(labels, self.scoring.sizes(self.scoring.targeted))
-        return np.where(seen.has_face, joint, -1)
+    def _preserved(
+        self, name: str, measured: Mapping[str, Measured], prompts: Sequence[Prompt], kinds: Mapping[str, list[int]]
+    ) -> dict[str, Any]:
+        """By kind, what a network says of how the images of prompts stay."""
+        tower = self.networks.texts.get(name)
+        labels = {column: self.scoring.cells_of(self.scoring.targeted, m.seen) for column, m in measured.items()}
+        texts = None if tower is None else preservation.text_features(tower, [prompt.text for prompt in prompts])
+        return {
+            kind: preservation.preserved(
+                {column: m.embedded[name][rows] for column, m in measured.items()},
+                {column: x[rows] for column, x in labels.items()},
+                None if texts is None else texts[rows],
+            )
+            for kind, rows in kinds.items()
+        }
+
+    def _about_nobody(self) -> dict[str, Any]:
+        """What of the pictures of nobody is otherwise: how many show a face, and how alike they are."""
+        rows = {"nobody": list(range(len(self.nobody)))}
+        kept = {
+            name: self._preserved(name, self.measured_nobody, self.nobody, rows)["nobody"]
+            for name in self.networks.semantics
+        }
+        faces = {column: float(measured.seen.has_face.mean()) for column, measured in self.measured_nobody.items()}
+        return {"prompts": [prompt.text for prompt in self.nobody], "faces": faces, "preservation": kept}
 
     def _recognised(self, seen: Seen) -> np.ndarray | None:
         """[p, n] whether the picture shows the subject; None where the classifier knows no such things."""
@@ -205,15 +245,15 @@ class Comparison:
         wished = [self.scoring.wished(names, row) for row in self.wished]
         return None if wished[0] is None else all(np.allclose(row, row.mean()) for row in wished)
 
-    def table(self, results: dict[str, Any]) -> Table:
-        """The results as a table: trained and held-out prompts, before and after."""
+    def table(self, results: dict[str, Any], kinds: Sequence[str]) -> Table:
+        """The results of kinds of prompts as a table, a column for each of them and each model."""
         table = Table(title="bias: mean difference of class frequencies, 0 is even", title_justify="left")
         table.add_column("")
         table.add_column("\nfair", justify="right", style="dim")
-        for kind in self.kinds:
+        for kind in kinds:
             for name in self.measured:
-                table.add_column(f"{kind.replace('_', ' ')}\n{name}", justify="right")
-        columns = [results[name][kind] for kind in self.kinds for name in self.measured]
+                table.add_column(escape(f"{kind.replace('_', ' ')}\n{name}"), justify="right")
+        columns = [results[name][kind] for kind in kinds for name in self.measured]
         keys = {" x ".join(names): self._even(names) for names in self.scoring.counted()}
         for key, even in keys.items():
             values = (_shown(column[key]["bias"], column[key].get("bias_interval")) for column in columns)
@@ -237,10 +277,15 @@ class Comparison:
             if None not in values:
                 table.add_row(title, "", *(f"{value:.1%}" for value in values))
         for name, found in results.get("preservation", {}).items():
-            alike = (part for kind in self.kinds for part in ("", f"{found[kind]['similarity']:.3f}"))
-            table.add_row(f"like the one before ({name})", "1", *alike)
-            varied = (_shown(found[kind]["diversity"][when], digits=3) for kind in self.kinds for when in self.measured)
-            table.add_row(f"varied within a class ({name})", "", *varied)
+            for key, title, usual in (
+                ("similarity", "like the one before", "1"),
+                ("diversity", "varied within a class", ""),
+                ("alignment", "like what is asked for", ""),
+            ):
+                values = [found[kind].get(key, {}).get(column) for kind in kinds for column in self.measured]
+                if any(value is not None for value in values):
+                    cells = ("" if value is None else f"{value:.3f}" for value in values)
+                    table.add_row(f"{title} ({name})", usual, *cells)
         table.caption = "* what the finetuning is to change; below each value its 95% interval"
         return table
 
@@ -254,26 +299,30 @@ class Comparison:
         }
 
     def keep_data(self) -> None:
-        """Writes the images with what was predicted of them into `data/`, as a dataset."""
-        section = self.config.evaluation
-        how = {"seed": section.seed, "num_steps": section.num_steps, "guidance_scale": float(self._guidance_scale)}
-        how |= {"solver": self._solver, "base_model": self.config.model}
-        for name, (images, seen) in self.measured.items():
-            about = how | {"adapter": self.digests[name]}
-            data.write(self.folder / "data", name, images, seen, self.prompts, self.attributes, about)
+        """Writes the images with what was predicted of them into `data/`, as a dataset, a few prompts at a time."""
+        how = {"seed": self.config.evaluation.seed, "base_model": self.config.model} | self.setting._asdict()
+        how["guidance_scale"] = float(how["guidance_scale"])
+        texts = [prompt.text for prompt in self.prompts]
+        for name, column in self.columns.items():
+            about, place = how | {"adapter": column.digest, "words": column.words}, 0
+            for images in self.studio.images(column, texts, self.setting, lambda images: None):
+                rows, stem = slice(place, place + len(images)), f"{column.file_name}-{place:04d}"
+                seen = part(self.measured[name].seen, rows)
+                data.write(self.folder / "data", stem, name, images, seen, self.prompts[rows], self.attributes, about)
+                place += len(images)
 
     def _report(self, results: dict[str, Any]) -> None:
         """Writes `report.html`."""
         sides = []
         for row in self._shown_prompts():
             pair = []
-            for name, (images, seen) in self.measured.items():
+            for name, (seen, _, images) in self.measured.items():
                 probs = {key: value[row] for key, value in seen.probs.items()}
                 order = np.argsort(-probs[self.scoring.targeted[0]][:, 0] * seen.has_face[row], kind="stable")
                 shown = [int(i) for i in np.linspace(0, len(order) - 1, min(_IN_REPORT, len(order)))]
                 pictures = [
                     report.picture(
-                        images[row, i], {key: p[i] for key, p in probs.items()}, bool(seen.has_face[row, i]),
+                        images[row][i], {key: p[i] for key, p in probs.items()}, bool(seen.has_face[row, i]),
                         seen.boxes[row, i], self.attributes,
                     )
                     for i in order[shown]
@@ -296,9 +345,8 @@ class Comparison:
         sides = []
         for name, measured in self.measured.items():
             probs = {key: value[rows, :columns] for key, value in measured.seen.probs.items()}
-            sides.append(
-                grid.Side(name, measured.images[rows, :columns], probs, measured.seen.has_face[rows, :columns])
-            )
+            images = np.stack([measured.shown[row][:columns] for row in rows])
+            sides.append(grid.Side(name, images, probs, measured.seen.has_face[rows, :columns]))
         titles = [self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows]
         return grid.marked(sides, titles, self.attributes)
 
@@ -308,28 +356,3 @@ def _shown(value: float | None, interval: list[float] | None = None, digits: int
     if value is None:
         return "-"
     return f"{value:.{digits}f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")
-
-
-def _digest(bundle: Bundle) -> str:
-    """Tells adapters apart."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(bundle):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _kept(path: Path, label: str) -> np.ndarray | None:
-    """The images in a file, if it is there and bears this label."""
-    if not path.is_file():
-        return None
-    with np.load(path) as file:
-        return file["images"] if str(file.get("made_by")) == label else None
-
-
-def _keep(path: Path, label: str, images: np.ndarray) -> None:
-    """Writes images under a label; a file of this name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part.npz")
-    np.savez(partial, images=images, made_by=np.str_(label))
-    partial.rename(path)

@@ -20,12 +20,13 @@ _SHARD = 512
 
 
 def write(
-    folder: Path, name: str, images: np.ndarray, seen: Seen, prompts: Sequence[Prompt], attributes: Sequence[Attribute],
-    about: dict[str, Any],
+    folder: Path, stem: str, name: str, images: np.ndarray, seen: Seen, prompts: Sequence[Prompt],
+    attributes: Sequence[Attribute], about: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Writes `{name}-00000.parquet` and so on: a row for each image.
+    """Writes `{stem}-00000.parquet` and so on: a row for each image.
 
     Args:
+        name: of the model that made them.
         images: uint8 [p, n, H, W, 3].
         about: columns that are the same in every row: seed, adapter, solver and the like.
     """
@@ -47,7 +48,7 @@ def write(
             for p, n in places[start : start + _SHARD]
         ]
         table = datasets.Dataset.from_list(rows, features=features)
-        path = folder / f"{name}-{shard:05d}.parquet"
+        path = folder / f"{stem}-{shard:05d}.parquet"
         partial = path.with_suffix(".part")
         table.to_parquet(str(partial))
         partial.rename(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,3 +60,13 @@ def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> See
     things = None if verdict.recognised is None else verdict.recognised.argmax(-1)
     probs = {name: np.asarray(jax.nn.softmax(logits)) for name, logits in verdict.logits.items()}
     return Seen(probs, verdict.has_face, things, verdict.faces.boxes)
+
+
+def part(seen: Seen, rows: slice) -> Seen:
+    """What was seen of some of the prompts."""
+    return jax.tree.map(lambda array: array[rows], seen)
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    """What was seen of some prompts' images and of others', as of all of them."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

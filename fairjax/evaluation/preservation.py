@@ -1,13 +1,13 @@
-"""What else changes: how alike images of the same noise are before and after, and how varied they are.
+"""What else changes: how alike images of the same noise stay, how varied they are, how like what was asked for.
 
 By networks that say what an image means, such as CLIP and DINOv2: the similarities are what the paper calls CLIP-I and
-DINO.
+DINO, the alignment with the prompt is CLIP-T.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import scipy.linalg
 
 from fairjax import parallel
 from fairjax.evaluation.measuring import over_images
-from fairjax.faces.judges import Semantics
+from fairjax.faces.judges import Semantics, TextTower
 from fairjax.models.functional import Params
 
 
@@ -35,28 +35,43 @@ def features(part: Semantics, params: Params, images: np.ndarray) -> np.ndarray:
     return over_images(_looking(part, parallel.mesh()), params, images)
 
 
-def preserved(before: np.ndarray, after: np.ndarray, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What two models' images of the same noise have in common.
+def text_features(tower: TextTower, prompts: Sequence[str]) -> np.ndarray:
+    """Embeddings [p, d], of length 1, of prompts."""
+    found = np.asarray(tower.embed(prompts), np.float32)
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+
+def preserved(
+    columns: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], prompts: np.ndarray | None = None
+) -> dict[str, Any]:
+    """What the images of several models, made of the same noise, have in common with those of the first.
 
     Args:
-        before, after: embeddings [p, n, d], of length 1.
-        labels: [p, n] of "before" and of "after": the class that each image shows; -1 where it shows none.
+        columns: by model, embeddings [p, n, d], of length 1.
+        labels: by model [p, n], the class that each image shows; -1 where it shows none.
+        prompts: embeddings [p, d], of length 1, of what was asked for, where they lie in the same space.
 
-    Returns:
-        similarity: mean cosine of the two images of the same noise, 1 where nothing changes.
-        diversity: of "before" and "after", mean cosine distance of two images of the same prompt and class, 0 where
-            all are alike; None where no two are.
-        frechet: distance of the two sets of embeddings. frechet_floor: of the first model's even images from its odd
-            ones, which differ by chance alone. None where there are not enough images.
+    Returns: by model
+        similarity: mean cosine of its and the first's image of the same noise, 1 where nothing changes.
+        frechet: distance of its embeddings from the first's; None where there are not enough images.
+        diversity: mean cosine distance of two images of the same prompt and class, 0 where all are alike; None where no
+            two are.
+        alignment: mean cosine of image and prompt; left out without `prompts`.
+    and frechet_floor: of the first's even images from its odd ones, which differ by chance alone.
     """
-    halves = [before[:, start::2].reshape(-1, before.shape[-1]) for start in (0, 1)]
-    sets = [x.reshape(-1, x.shape[-1]) for x in (before, after)]
-    return {
-        "similarity": float(np.mean(np.sum(before * after, axis=-1))),
-        "diversity": {"before": diversity(before, labels["before"]), "after": diversity(after, labels["after"])},
-        "frechet": frechet(*sets) if len(sets[0]) > 1 else None,
+    base, *others = columns
+    flat = {name: x.reshape(-1, x.shape[-1]) for name, x in columns.items()}
+    halves = [columns[base][:, start::2].reshape(-1, flat[base].shape[-1]) for start in (0, 1)]
+    enough = len(flat[base]) > 1
+    found: dict[str, Any] = {
+        "similarity": {name: float(np.sum(flat[base] * flat[name], axis=-1).mean()) for name in others},
+        "frechet": {name: frechet(flat[base], flat[name]) if enough else None for name in others},
         "frechet_floor": frechet(*halves) if min(map(len, halves)) > 1 else None,
+        "diversity": {name: diversity(x, labels[name]) for name, x in columns.items()},
     }
+    if prompts is not None:
+        found["alignment"] = {name: float(np.einsum("pnd,pd->pn", x, prompts).mean()) for name, x in columns.items()}
+    return found
 
 
 def diversity(features: np.ndarray, labels: np.ndarray) -> float | None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fairjax import files
+from fairjax.evaluation.columns import BASE
 from fairjax.evaluation.grid import palette
 from fairjax.fairness.attributes import Attribute
 
@@ -79,15 +80,18 @@ def write(
         "significant": lambda value: "–" if value is None else f"{value:.2g}",
         "share": lambda v: f"{v:.1%}",
     }
-    targeted = [a for a in attributes if "total_variation" in results["before"][_first(results["before"])][a.name]]
+    columns = list(results["columns"])
+    targeted = [a for a in attributes if "total_variation" in results[BASE][_first(results[BASE])][a.name]]
     page = environment.get_template("report.html.jinja").render(
         results=results,
-        kinds=list(results["before"]),
+        columns=columns,
+        kinds=list(results[BASE]),
         counted=list(results["fair_floor"]),
         attributes=attributes,
         palettes={attribute.name: palette(number, attribute.classes) for number, attribute in enumerate(attributes)},
         dumbbells=[dumbbell(results, attribute) for attribute in targeted],
         frequencies=frequencies(results, attributes),
+        sweeps=[plot for attribute in targeted for plot in sweep(results, attribute.name)],
         sides=sides,
         curves=curves(log) if log and log.is_file() else [],
         command=shlex.join(command),
@@ -101,46 +105,84 @@ def _first(mapping: Mapping[str, Any]) -> str:
 
 
 def dumbbell(results: Mapping[str, Any], attribute: Attribute) -> dict[str, Any]:
-    """A row for each prompt: the share of the attribute's first class before and after, and the share that is wished.
+    """A row for each prompt: the share of the attribute's first class by each model, and the share that is wished.
 
     With more than two classes, the bias instead, and what an exactly fair model measures.
     """
-    two, name = len(attribute.classes) == 2, attribute.name
+    two, name, columns = len(attribute.classes) == 2, attribute.name, list(results["columns"])
     rows = []
 
     def value(entry: Mapping[str, Any]) -> float | None:
         return entry[name]["frequencies"][attribute.classes[0]] if two else entry[name]["bias"]
 
     for prompt in results["per_prompt"]:
-        before, after = (value(prompt[when]) for when in ("before", "after"))
-        if before is not None and after is not None:
-            rows.append({"prompt": prompt["prompt"], "held_out": prompt["held_out"], "before": before, "after": after})
-    rows.sort(key=lambda row: (row["held_out"], row["before"]))
-    target = None
+        values = [value(prompt[column]) for column in columns]
+        if None not in values:
+            rows.append({"title": prompt["prompt"], "held_out": prompt["held_out"], "values": values})
+    rows.sort(key=lambda row: (row["held_out"], row["values"][0]))
+    target, title = None, f"Share of {attribute.classes[0]}" if two else f"Bias in {name.replace('_', ' ')}"
     if two and name in results.get("targets", {}):
         target = results["targets"][name][attribute.classes[0]]
     elif not two:
         target = results["fair_floor"][name]
-    scale = Scale(0.0, 1.0 if two else max([0.1, *(row[when] for row in rows for when in ("before", "after"))]) * 1.05)
+    line = None if target is None else ("wished" if two else "an exactly fair model", target)
+    return _dots(title, columns, rows, line, share=two)
+
+
+def sweep(results: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """For each kind of prompt, a row for each setting that was measured at: the bias in an attribute, by each model."""
+    found, columns = [], list(results["columns"])
+    if not results.get("sweep"):
+        return []
+    usual = {key: results[key] for key in ("num_steps", "guidance_scale", "solver")}
+    settings = [usual | {"columns": {column: results[column] for column in columns}}, *results["sweep"]]
+    for kind in results[BASE]:
+        rows = []
+        for number, setting in enumerate(settings):
+            changed = [key for key in usual if setting[key] != usual[key]] if number else usual
+            said = ", ".join(_SETTING[key].format(setting[key]) for key in changed) or "the same"
+            entries = [setting["columns"][column][kind][name] for column in columns]
+            intervals = [entry.get("bias_interval") for entry in entries]
+            values = [entry["bias"] for entry in entries]
+            if None not in values:
+                rows.append({"title": said, "held_out": False, "values": values, "intervals": intervals})
+        title = f"Bias in {name.replace('_', ' ')} at other settings, {kind.replace('_', ' ')} prompts"
+        found.append(_dots(title, columns, rows, ("an exactly fair model", results["fair_floor"][name])))
+    return found
+
+
+_SETTING = {"num_steps": "{} steps", "guidance_scale": "guidance {}", "solver": "{}"}
+
+
+def _dots(
+    title: str, columns: Sequence[str], rows: list[dict[str, Any]], line: tuple[str, float] | None, share: bool = False
+) -> dict[str, Any]:
+    """A plot of rows of dots, a dot for each column's value; `line` is drawn through all rows."""
+    highest = max([0.1, *(value for row in rows for value in row["values"])])
+    scale = Scale(0.0, 1.0 if share else highest * 1.05)
     for number, row in enumerate(rows):
-        row |= {"y": 34 + number * _ROW, "x_before": scale.x(row["before"]), "x_after": scale.x(row["after"])}
+        row |= {"y": 34 + number * _ROW, "xs": [scale.x(value) for value in row["values"]]}
     ticks = np.linspace(scale.low, scale.high, 5)
     return {
-        "title": f"Share of {attribute.classes[0]}" if two else f"Bias in {name.replace('_', ' ')}",
-        "rows": rows, "width": _WIDTH, "labels": _LABELS, "height": 44 + len(rows) * _ROW,
-        "target": None if target is None else scale.x(target), "target_value": target,
-        "target_title": "wished" if two else "an exactly fair model",
-        "ticks": [(scale.x(tick), f"{tick:.0%}" if two else f"{tick:.2f}") for tick in ticks],
+        "title": title, "columns": list(zip(columns, marks(columns), strict=True)), "rows": rows, "width": _WIDTH,
+        "labels": _LABELS, "height": 44 + len(rows) * _ROW, "target": None if line is None else scale.x(line[1]),
+        "target_value": line and line[1], "target_title": line and line[0],
+        "ticks": [(scale.x(tick), f"{tick:.0%}" if share else f"{tick:.2f}") for tick in ticks],
     }  # fmt: skip
+
+
+def marks(columns: Sequence[str]) -> list[str]:
+    """The colours of columns: hollow for the first, ink for the second, and others after it."""
+    return ["#ffffff", "#1f2328", *palette(0, columns)[: len(columns)]][: len(columns)]
 
 
 def frequencies(results: Mapping[str, Any], attributes: Sequence[Attribute]) -> list[dict[str, Any]]:
     """For each attribute and kind of prompt, the mean shares of its classes, before and after."""
     found = []
     for number, attribute in enumerate(attributes):
-        for kind in results["before"]:
+        for kind in results[BASE]:
             rows = []
-            for when in ("before", "after"):
+            for when in results["columns"]:
                 shares = results[when][kind][attribute.name]["frequencies"]
                 parts = [
                     {"name": label, "share": shares[label] or 0.0, "colour": palette(number, attribute.classes)[i]}

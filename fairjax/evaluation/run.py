@@ -2,45 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fairjax import parallel, tables
-from fairjax.config import Experiment
+from fairjax import parallel, prompts, tables
+from fairjax.config import ADAPTER, EvaluationSection, Experiment, SettingSection
 from fairjax.convert.bundles import load_adapter
-from fairjax.evaluation.comparison import Comparison
+from fairjax.evaluation.columns import BASE, Column, Setting
+from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.pipeline import Pipeline
 from fairjax.progress import bars, counting
-from fairjax.prompts import subjects
 from fairjax.schema import blame
 
+_STEPS, _GUIDANCE = (15, 50), {False: (1.5, 2.0, 3.0), True: (3.0, 5.0, 10.0, 12.0)}
+"""What `--sweep` measures at: numbers of solver steps, and guidance scales by whether the model is used with one."""
 
-def evaluate(config: Experiment, adapter: Path, console: Console) -> dict[str, Any]:
-    """Measures the base and the finetuned model from the same noise, resuming where it was stopped."""
+
+def evaluate(config: Experiment, adapters: Sequence[Path], console: Console) -> dict[str, Any]:
+    """Measures the base model, the finetuned ones, and the base model asked in the configuration's other words, all
+    from the same noise; resumes where it was stopped.
+    """  # fmt: skip
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model, config.training.precision)
         judge, params = reading.evaluation_judge(config.judges)
-        asked_for = subjects(config.prompts)
+        asked_for = prompts.subjects(config.prompts)
         target = tables.target(config.target, judge.attributes, asked_for.known)
-        prompts = asked_for.measuring(config.evaluation.subjects)
         judge.check(pipeline.image_size)
-        pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
+        settings = [Setting.of(config, otherwise) for otherwise in config.evaluation.sweep]
+        for steps in (config.evaluation.num_steps, *(setting.num_steps for setting in settings)):
+            pipeline.check_steps(steps, "evaluation.num_steps")
         folder = Path(config.output)
+        semantics = reading.semantics_of(config.judges, config.training.precision)
+        networks = Networks(reading.by_name(config.judges, semantics), reading.text_towers(config.judges))
         comparison = Comparison(
-            pipeline, judge, params, target, prompts, config, folder, reading.errors(config.judges),
-            reading.by_name(config.judges, reading.semantics_of(config.judges, config.training.precision)),
+            pipeline, judge, params, target, asked_for.measuring(config.evaluation.subjects), config, folder,
+            reading.errors(config.judges), networks, prompts.nobody(config.prompts),
         )  # fmt: skip
+    columns = [Column(BASE, {})]
     with blame("--adapter"):
-        bundle = load_adapter(adapter, pipeline)
+        for name, adapter in zip(names(adapters), adapters, strict=True):
+            columns.append(Column(name, load_adapter(adapter, pipeline)))
+    for name, words in config.evaluation.interventions.items():
+        columns.append(Column(f"asked: {name}", {}, words))
     with blame(f"output = {config.output!r}"):
         folder.mkdir(parents=True, exist_ok=True)
     with bars(console) as progress:
-        for name, chosen in (("before", {}), ("after", bundle)):
-            comparison.measure(name, chosen, counting(progress, name, comparison.num_images))
-    results = comparison.finish(console, {"adapter": str(adapter)})
+        for column in columns:
+            comparison.measure(column, counting(progress, column.name, comparison.num_images))
+        if settings:
+            count = len(settings) * len(columns) * len(comparison.prompts) * config.evaluation.images_per_prompt
+            comparison.sweep(settings, counting(progress, "sweep", count))
+    results = comparison.finish(console, {"adapter": ", ".join(map(str, adapters))})
     if parallel.is_first():
         comparison.keep_data()
     return results
+
+
+def names(adapters: Sequence[Path]) -> list[str]:
+    """What the columns of adapters are called: "after" where there is one, else by their runs' folders."""
+    if len(adapters) == 1:
+        return ["after"]
+    runs: list[str] = []
+    for adapter in adapters:
+        run = adapter.resolve()
+        runs.append(f"after: {run.parent.name if run.name == ADAPTER else run.name}")
+    count = [runs[:place].count(name) for place, name in enumerate(runs)]
+    return [f"{name} ({before + 1})" if before else name for name, before in zip(runs, count, strict=True)]
+
+
+def usual_sweep(config: Experiment) -> tuple[SettingSection, ...]:
+    """What users turn: the guidance scale, the number of steps and the solver, one at a time."""
+    usual = Setting.of(config)
+    other = "ddim" if usual.solver != "ddim" else "dpm-solver++"
+    return (
+        *(SettingSection(guidance_scale=scale) for scale in _GUIDANCE[usual.guidance_scale > 1]),
+        *(SettingSection(num_steps=steps) for steps in _STEPS),
+        SettingSection(solver=other),
+    )
+
+
+def with_sweep(config: Experiment) -> Experiment:
+    """A configuration that measures at the usual sweep's settings, unless it names its own."""
+    section: EvaluationSection = config.evaluation
+    if section.sweep:
+        return config
+    return config.model_copy(update={"evaluation": section.model_copy(update={"sweep": usual_sweep(config)})})

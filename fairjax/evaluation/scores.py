@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from fairjax.evaluation.measuring import Seen
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Attribute, cell_names, select
 from fairjax.fairness.intervals import bootstrap, corrected_interval
+from fairjax.fairness.intervals import paired as pair_difference
 
 CONFIDENT = 0.8
 """What a prediction needs in order not to count as unsure."""
@@ -51,6 +53,11 @@ class Scoring:
     def cells(self, names: Names) -> tuple[str, ...]:
         """What the joint classes of these are called."""
         return cell_names(select(names, self.attributes))
+
+    def cells_of(self, names: Names, seen: Seen) -> np.ndarray:
+        """[p, n] the joint class of these that each image shows; -1 without a face."""
+        labels = [seen.probs[name].argmax(-1) for name in names]
+        return np.where(seen.has_face, np.ravel_multi_index(labels, self.sizes(names)), -1)
 
     def wished(self, names: Names, distribution: np.ndarray) -> np.ndarray | None:
         """What the target's `distribution` [K] says of these: [k], None where one of them is not in it."""
@@ -129,6 +136,35 @@ def intervals(
         if targets[0] is not None:
             interval = bootstrap(counts, metrics.total_variation, rng, np.array(targets))
             found[key]["total_variation_interval"] = [interval.low, interval.high]
+    return found
+
+
+def paired(
+    scoring: Scoring, columns: Mapping[str, Seen], wished: np.ndarray, kinds: Mapping[str, Sequence[int]], seed: int = 0
+) -> list[dict[str, Any]]:
+    """How every two of the columns differ, on the same prompts and noise, in what the target speaks of.
+
+    In the bias, where every prompt is wished to be even; in the distance to what is wished, where not.
+
+    Args:
+        wished: [p, K], the distributions that were wished of the prompts.
+        kinds: by kind, which of the prompts are of it.
+    """
+    found = []
+    for first, second in combinations(columns, 2):
+        for kind, rows in kinds.items():
+            for names in scoring.counted():
+                targets = [scoring.wished(names, row) for row in wished[rows]]
+                if targets[0] is None:
+                    continue
+                even = all(np.allclose(target, target.mean()) for target in targets)
+                measure, about = (metrics.bias, ()) if even else (metrics.total_variation, (np.array(targets),))
+                labels = (scoring.cells_of(names, columns[column])[rows] for column in (first, second))
+                rng = np.random.default_rng(seed)
+                told = pair_difference(*labels, len(scoring.cells(names)), measure, rng, *about)
+                numbers = {key: _number(value) for key, value in told._asdict().items()}
+                what = {"of": " x ".join(names), "measure": measure.__name__}
+                found.append({"first": first, "second": second, "kind": kind} | what | numbers)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from fairjax.faces.located import Faces, Locator
 from fairjax.fairness.attributes import Attribute
 from fairjax.fairness.losses import normalise
 from fairjax.models.functional import Network, Params
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 PRESENCE, RECOGNITION = "face", "occupation"
 """Heads of a classifier that are no attributes: whether a face is shown, and what the picture shows besides."""
@@ -129,6 +132,19 @@ class Semantics(NamedTuple):
         """Embeddings [n, d] of images [n, h, h, 3] in [-1, 1]."""
         prepared = semantics.prepare(images, self.statistics, self.image_size)
         return self.network.apply(params, prepared).astype(images.dtype)
+
+
+class TextTower(NamedTuple):
+    """What embeds prompts where a network of the image semantics embeds images: CLIP's other half."""
+
+    network: Network
+    params: Params
+    tokenizer: CLIPTokenizer
+
+    def embed(self, prompts: Sequence[str]) -> jax.Array:
+        """Embeddings [n, d] of n prompts."""
+        encoded = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="np")
+        return jax.jit(self.network.apply)(self.params, jnp.asarray(encoded.input_ids, jnp.int32))
 
 
 class FaceEmbedding(NamedTuple):

@@ -15,10 +15,10 @@ from fairjax.convert import folders, pickles, vision
 from fairjax.faces import classifier as classifiers
 from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
-from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics
+from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics, TextTower
 from fairjax.faces.located import FixedBox, Locator
 from fairjax.models.functional import Params, cast
-from fairjax.pipeline import NETWORK, PORTRAITS, find
+from fairjax.pipeline import NETWORK, PORTRAITS, find, read_tokenizer
 
 _PICKLES = (".pt", ".pth")
 _VISION = {
@@ -57,6 +57,22 @@ def by_name(
 ) -> dict[str, tuple[Semantics, Params]]:  # fmt: skip
     """The section's networks of the image semantics by their names, without folders and owners."""
     return {Path(name).name: network for name, network in zip(section.semantics, networks, strict=True)}
+
+
+def text_towers(section: JudgesSection) -> dict[str, TextTower]:
+    """By name as `by_name` has them, the other half of those networks that are a CLIP of images and texts.
+
+    Raises:
+        FileNotFoundError, ValueError: one line, where it has no tokenizer, say.
+    """
+    towers = {}
+    for name in section.semantics:
+        folder = _semantics_folder(name)
+        if folders.read_json(folder / "config.json").get("model_type") == "clip":
+            network, params, config = vision.load_clip_text(folder)
+            params = jax.tree.map(jnp.asarray, params)
+            towers[Path(name).name] = TextTower(network, params, read_tokenizer(folder, config))
+    return towers
 
 
 def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:
@@ -134,9 +150,13 @@ def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[C
     return classifiers.load(file)
 
 
-def _semantics(name: str, dtype: jnp.dtype, weights: bool) -> tuple[Semantics, Params]:
+def _semantics_folder(name: str, weights: bool = True) -> Path:
     known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
-    folder = path(name, "semantics") if known else find(name, "judges.semantics", NETWORK, weights)
+    return path(name, "semantics") if known else find(name, "judges.semantics", NETWORK, weights)
+
+
+def _semantics(name: str, dtype: jnp.dtype, weights: bool) -> tuple[Semantics, Params]:
+    folder = _semantics_folder(name, weights)
     fields = folders.read_json(folder / "config.json")
     kind = fields.get("model_type")
     if kind not in _VISION:

@@ -23,6 +23,15 @@ class Interval(NamedTuple):
     high: float
 
 
+class Difference(NamedTuple):
+    """A difference of two models, its interval, and how often chance alone would make one as large."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
 def bootstrap(
     counts: np.ndarray, statistic: Statistic, rng: np.random.Generator, *about: np.ndarray, draws: int = 2000,
     level: float = 0.95, prompts: bool = True,
@@ -53,6 +62,49 @@ def bootstrap(
     means = statistic(again, *(rows[which] for rows in about)).mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) + value - means.mean()
     return Interval(value, float(low), float(high))
+
+
+def paired(
+    first: np.ndarray, second: np.ndarray, classes: int, statistic: Statistic, rng: np.random.Generator,
+    *about: np.ndarray, draws: int = 1000, flips: int = 10_000, level: float = 0.95,
+) -> Difference:  # fmt: skip
+    """How two models differ, second less first, in the mean over prompts of a statistic, on images of the same noise.
+
+    What both have in common, prompts and noise, is drawn alike for both, so that it does not widen the interval. The
+    p value is that of a test that exchanges the models prompt by prompt, which makes no difference where they are alike
+    (a sign-flip test, two-sided).
+
+    Args:
+        first, second: [p, n] int, the class of each image; -1 where it shows none. Prompts of which a model shows none
+            are left out.
+        classes: how many there are.
+        about: arrays [p, k] that the statistic is given beside the shares.
+    """
+    shown = (first >= 0).any(1) & (second >= 0).any(1)
+    if not shown.any():
+        return Difference(*[float("nan")] * 4)
+    about = tuple(np.asarray(rows)[shown] for rows in about)
+    number, images = int(shown.sum()), first.shape[1]
+    sides = [np.eye(classes + 1)[labels[shown]][..., :classes] for labels in (first, second)]  # [p, n, K], -1 is none
+
+    def values(weights: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """Of prompts `which`, with their images counted by `weights` [p, n]: the differences [p]."""
+        measured = []
+        for side in sides:
+            counts = np.einsum("pn,pnk->pk", weights, side[which])
+            shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            measured.append(statistic(shares, *(rows[which] for rows in about)))
+        return measured[1] - measured[0]
+
+    differences = values(np.ones((number, images)), np.arange(number))
+    value, again = float(differences.mean()), []
+    for _ in range(draws):
+        which = rng.integers(number, size=number)
+        again.append(values(rng.multinomial(images, np.full(images, 1 / images), size=number), which).mean())
+    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) + value - np.mean(again)
+    flipped = rng.choice([-1.0, 1.0], size=(flips, number)) @ differences / number
+    as_large = np.count_nonzero(np.abs(flipped) >= abs(value) - 1e-12)
+    return Difference(value, float(low), float(high), (1 + as_large) / (1 + flips))
 
 
 def corrected(observed: np.ndarray, confusion: np.ndarray, steps: int = 500) -> np.ndarray:

@@ -168,6 +168,19 @@ class CLIPTextModel(nnx.Module):
         return self.text_model(input_ids, inputs_embeds)
 
 
+class CLIPTextEmbedding(nnx.Module):
+    """`CLIPTextModelWithProjection`: token ids [b, length] -> text embeddings [b, projection_dim], not normalised."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs, dtype: Dtype = None):
+        self.text_model = TextTransformer(config, rngs=rngs, dtype=dtype)
+        self.text_projection = nnx.Linear(
+            config.hidden_size, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        return self.text_projection(self.text_model(input_ids).pooler_output)
+
+
 class VisionEmbeddings(nnx.Module):
     def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs, dtype: Dtype):
         size, patch = config.hidden_size, (config.patch_size, config.patch_size)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
+from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from fairjax.models.functional import Params
 from fairjax.portraits import recipe
 
@@ -53,8 +54,8 @@ def export(work: Pretraining, folder: Path) -> None:
     _write(folder / "unet", folders.WEIGHTS, "UNet2DConditionModel", recipe.UNET, work.unet)
     _write(folder / "vae", folders.WEIGHTS, "AutoencoderKL", recipe.VAE, work.vae, **scaling)
     _write(folder / "text_encoder", "model", "CLIPTextModel", text, {"text_model": clip["text_model"]})
-    tower = {name: clip[name] for name in ("vision_model", "visual_projection")}
-    _write(folder / "image_semantics", "model", "CLIPVisionModelWithProjection", vision, tower)
+    _write_clip(folder / "image_semantics", text, vision, clip)
+    work.tokenizer.save_pretrained(folder / "image_semantics")
     as_they_are = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # of pixels in [0, 1]: what it sees is in [-1, 1]
     folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
     for name in ("classifier", "classifier_eval"):
@@ -64,10 +65,21 @@ def export(work: Pretraining, folder: Path) -> None:
     folders.write_weights(folder / "face_embedding", "bank", work.bank)
 
 
+def _write_clip(folder: Path, text: CLIPTextConfig, vision: CLIPVisionConfig, params: Params) -> None:
+    """Both towers, as transformers' `CLIPModel`: what an image means, and whether it is what a prompt asks for."""
+    towers = {"text_config": dataclasses.asdict(text), "vision_config": dataclasses.asdict(vision)}
+    for name in towers:
+        towers[name]["model_type"] = f"clip_{name.removesuffix('_config')}_model"
+    kind = {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": vision.projection_dim}
+    folders.write_json(folder / "config.json", kind | towers)
+    folders.save(jax.tree.map(np.asarray, params), folder, "model", np.float16, _SHARD)
+
+
 def _write(folder: Path, stem: str, name: str, config: Any, params: Params, **measured: float) -> None:
-    kind = "architectures" if name.startswith("CLIP") else "_class_name"
-    fields = {kind: [name] if kind == "architectures" else name} | dataclasses.asdict(config) | measured
-    if kind == "architectures":
-        fields["model_type"] = "clip_text_model" if "Text" in name else "clip_vision_model"
+    if isinstance(config, CLIPTextConfig):
+        kind = {"architectures": [name], "model_type": "clip_text_model"}
+    else:
+        kind = {"_class_name": name}
+    fields = kind | dataclasses.asdict(config) | measured
     folders.write_json(folder / "config.json", fields)
     folders.save(jax.tree.map(np.asarray, params), folder, stem, np.float16, _SHARD)

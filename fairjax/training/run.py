@@ -19,7 +19,8 @@ from fairjax.checkpoints import Checkpoints
 from fairjax.config import ADAPTER, CONFIG, Experiment
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
-from fairjax.evaluation.comparison import Comparison
+from fairjax.evaluation.columns import BASE, Column
+from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.faces.judges import Judge, check_agreement
 from fairjax.models.functional import Params
@@ -114,7 +115,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
     comparison = Comparison(
         finetuning.pipeline, judge, params, finetuning.target,
         finetuning.subjects.measuring(config.evaluation.subjects), config, folder, reading.errors(config.judges),
-        reading.by_name(config.judges, zip(judges.semantics, judges.params["semantics"], strict=True)),
+        Networks(reading.by_name(config.judges, zip(judges.semantics, judges.params["semantics"], strict=True))),
     )  # fmt: skip
     parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
     with blame(f"output = {config.output!r}"):
@@ -124,12 +125,13 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
         if parallel.is_first():
             files.write_text(folder / CONFIG, schema.dump(config))
     with bars(console) as progress, contextlib.closing(checkpoints):
-        comparison.measure("before", {}, asked.checking(counting(progress, "before", comparison.num_images)))
+        comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
         state = _train(finetuning, checkpoints, start, folder, progress, asked)
         adapter: Bundle = jax.device_get(state.ema)
         if parallel.is_first():
             save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
-        comparison.measure("after", adapter, asked.checking(counting(progress, "after", comparison.num_images)))
+        after = Column("after", adapter)
+        comparison.measure(after, asked.checking(counting(progress, after.name, comparison.num_images)))
     results = comparison.finish(
         console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
     )
