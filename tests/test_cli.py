@@ -70,7 +70,6 @@ def test_every_shipped_experiment_can_start(path):
             ["--judges.box", "[50, 12, 14, 48]"],
             "judges.box = [50.0, 12.0, 14.0, 48.0] must be left, top",
         ),
-        (train_program, ["--judges.heads", "{a.pt: [age]}"], "judges.heads: 'a.pt' is none of the classifiers: portr"),
         (train_program, ["--dry-run", "--judges.evaluation", "[a]"], "judges.evaluation = 'a': no such file or folder"),
         (train_program, ["--judges.face", "nowhere/at/all"], "judges.face = 'nowhere/at/all': no such file or folder"),
         (train_program, ["--target.marginals", "{gender: [0.5, 0.6]}"], "target.marginals.gender sums to 1.1"),
@@ -281,7 +280,7 @@ def test_a_dry_run_says_what_would_be_downloaded_and_leaves_nothing(models, tmp_
     """What is on the machine is read: a file that is not there is one line, before anything is downloaded."""
     monkeypatch.setenv("COLUMNS", "160")
     config = ROOT / "configs" / "sd15" / "exp3-gender-race-unet.yaml"
-    asked = ["--config", str(config), "--dry-run", "--output", str(tmp_path / "run"), "--judges.heads", "{}"]
+    asked = ["--config", str(config), "--dry-run", "--output", str(tmp_path / "run")]
     for field in ("classifiers", "evaluation"):
         asked += [f"--judges.{field}", f"[{models}/classifier.pt]"]
     asked += ["--judges.face", f"{models}/face.pth"]
