@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,51 +35,93 @@ class Unsaved(OSError):
 class Checkpoints:
     """The checkpoints of one piece of work, in one folder.
 
-    A checkpoint is written beside the old one and renamed when it is whole: a kill while saving loses
-    nothing but the steps since the last one. The newest that is found is read through once; where its files are not
-    those that were written, it is named on standard error and put aside into `damaged`, and the one before it serves.
+    A checkpoint is written beside the old ones, while the work goes on, and renamed and sealed when it is whole: a kill
+    while saving loses nothing but the steps since the last one. The newest that is found is read through once; where
+    its files are not those that were written, it is named on standard error and put aside into `damaged`, and the one
+    before it serves.
 
     Args:
         keep: how many of the newest stay.
         keep_every: those of steps that this divides stay, too.
+
+    Attributes:
+        best: the step of one that stays, too; None for none.
     """
 
     def __init__(self, folder: Path, keep: int = 2, keep_every: int | None = None):
         if parallel.is_first():
             _put_damaged_aside(folder)
         parallel.wait_for_all("checkpoints read through")
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=False
-        )  # fmt: skip
+        self.best: int | None = None
+        self._folder, self._keep, self._keep_every = folder.resolve(), keep, keep_every
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: tuple[int, Future[None]] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=True)
         handler = ocp.StandardCheckpointHandler()  # named, so that metadata can be read before anything is saved
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handler)
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handler)
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, None where there is none."""
-        return self._manager.latest_step()
+        return max(self._whole(), default=None)
+
+    def _whole(self) -> list[int]:
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal() and _sealed(path))
 
     def save(self, step: int, state: State) -> None:
-        """Saves `state` as that of `step`.
+        """Begins to save `state`, which may change once this returns, as that of `step`.
 
         Raises:
-            Unsaved: the disk would not take it.
+            Unsaved: the disk would not take it; or the one before, and then this one is not begun.
             ValueError: there is a checkpoint of this step already.
         """
-        folder = Path(self._manager.directory)
+        self.finish()
         try:
             if not self._manager.save(step, args=ocp.args.StandardSave(state)):
-                raise ValueError(f"checkpoint {step} exists already in {folder}")
-            if parallel.is_first():  # which waits until every host has written its part
-                _seal(folder / str(step))
+                raise ValueError(f"checkpoint {step} exists already in {self._folder}")
         except (OSError, ValueError) as error:
-            reason = _of_the_system(error)
-            if reason is None:
-                raise
-            for unfinished in folder.glob(f"{step}*"):  # of a full disk it is what fills it
-                if not (unfinished / SUMS).is_file() and unfinished.name.partition(".")[0] == str(step):
-                    shutil.rmtree(unfinished, ignore_errors=True)
-            self._manager.reload()
-            raise Unsaved(f"checkpoint {step} could not be saved in {folder}: {reason}") from error
+            raise self._unsaved(step, error) from error
+        self._saving = step, self._writer.submit(self._complete, step)
+
+    def finish(self) -> None:
+        """Waits until what was begun is whole; raises Unsaved where the disk would not take it."""
+        if self._saving is None:
+            return
+        (step, writing), self._saving = self._saving, None
+        try:
+            writing.result()
+        except (OSError, ValueError) as error:
+            raise self._unsaved(step, error) from error
+
+    def _complete(self, step: int) -> None:
+        """Waits until every host has written its part, seals it, and lets go of those that need not stay."""
+        self._manager.wait_until_finished()
+        if parallel.is_first():
+            _seal(self._folder / str(step))
+            whole = self._whole()
+            stay = {
+                *whole[-self._keep :],
+                self.best,
+                *(n for n in whole if self._keep_every and not n % self._keep_every),
+            }
+            for old in (self._folder / str(n) for n in whole if n not in stay):
+                (old / SUMS).unlink()  # first: what is half deleted is no checkpoint
+                shutil.rmtree(old)
+
+    def _unsaved(self, step: int, error: OSError | ValueError) -> Unsaved:
+        """What to raise, with nothing left of the checkpoint; raises the error itself where it is no disk's fault."""
+        reason = _of_the_system(error)
+        if reason is None:
+            raise error
+        for unfinished in self._folder.glob(f"{step}*"):  # of a full disk it is what fills it
+            if not _sealed(unfinished) and unfinished.name.partition(".")[0] == str(step):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        with contextlib.suppress(OSError, ValueError):  # it tells of the same error again
+            self._manager.close()
+        self._open()
+        return Unsaved(f"checkpoint {step} could not be saved in {self._folder}: {reason}")
 
     def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
@@ -93,12 +137,17 @@ class Checkpoints:
             name = differing[0]
             more = f" (and {len(differing) - 1} more arrays differ)" if len(differing) > 1 else ""
             raise ValueError(
-                f"checkpoint {step} in {self._manager.directory} does not fit: "
+                f"checkpoint {step} in {self._folder} does not fit: "
                 f"{name} is {saved.get(name, 'absent')} in it, should be {wanted.get(name, 'absent')}{more}"
             )
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for what is under way; raises Unsaved where the disk would not take it."""
+        try:
+            self.finish()
+        finally:
+            self._writer.shutdown()
+            self._manager.close()
 
 
 def _of_the_system(error: Exception) -> str | None:
@@ -106,6 +155,10 @@ def _of_the_system(error: Exception) -> str | None:
     told = re.search(r"os_error_code='(\d+)'", str(error))
     code = int(told[1]) if told else getattr(error, "errno", None)
     return os.strerror(code).lower() if code else None
+
+
+def _sealed(checkpoint: Path) -> bool:
+    return (checkpoint / SUMS).is_file()
 
 
 def _seal(checkpoint: Path) -> None:

@@ -15,13 +15,16 @@ Factor = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Solver = Literal["dpm-solver++", "ddim"]
 
-CONFIG, ADAPTER = "config.yaml", "adapter"
-"""What a run folder calls its configuration and the folder of its adapter."""
+CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
+"""What a run folder calls its configuration, the folder of its adapter, and that of the best one on the way."""
+
+VALIDATION = "validation.jsonl"
+"""What it calls the file with a line for each look at the adapter on the way."""
 
 
 def run_of(adapter: Path | None) -> Path | None:
     """The configuration of the run that an adapter is of, given its folder or the run's, if it lies in one."""
-    places = [] if adapter is None else [adapter, adapter.parent] if adapter.name == ADAPTER else [adapter]
+    places = [] if adapter is None else [adapter, adapter.parent] if adapter.name in (ADAPTER, BEST) else [adapter]
     return next((place / CONFIG for place in places if (place / CONFIG).is_file()), None)
 
 
@@ -244,6 +247,32 @@ class LossSection(Section):
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 
+class ValidationSection(Section):
+    """How a run is looked at while it goes on, by the judges that it listens to."""
+
+    every: int | None = Field(
+        100, ge=1, description="steps between two looks, each with a checkpoint; null is none, also at the end"
+    )
+    subjects: int = Field(
+        8,
+        ge=1,
+        description="how many are asked for: of the sources' validation split where they have one, else trained",
+    )
+    images_per_prompt: int = Field(16, ge=1)
+    num_steps: int = Field(12, ge=1, description="solver steps; 25 in the paper")
+    min_faces: float = Field(
+        0.8, ge=0, le=1, description="a run is warned of that shows less faces, as a share of the frozen model's"
+    )
+    min_similarity: float = Field(
+        0.4, ge=-1, le=1, description="the same for the mean cosine of what its images and the frozen model's mean"
+    )
+    min_diversity: float = Field(
+        0.5,
+        ge=0,
+        description="the same for how varied images of a prompt and class are, as a share of the frozen model's",
+    )
+
+
 class SettingSection(Section):
     """How images are made otherwise than usual; null is as usual."""
 
@@ -293,4 +322,5 @@ class Experiment(Section):
     prompts: PromptSection = PromptSection()
     training: TrainingSection = TrainingSection()
     loss: LossSection = LossSection()
+    validation: ValidationSection = ValidationSection()
     evaluation: EvaluationSection = EvaluationSection()

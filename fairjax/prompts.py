@@ -76,6 +76,7 @@ class Source(NamedTuple):
     trained: Rows
     held_out: Rows
     weight: float = 1.0
+    validation: Rows | None = None  # what a run may be looked at with, where that is neither of these
 
 
 class Subjects(NamedTuple):
@@ -112,16 +113,29 @@ class Subjects(NamedTuple):
         They are spread evenly over each list, and unseen templates (the trained ones, where there are none) come in
         turn.
         """
+        unseen = [source.held_out.templates or source.trained.templates for source in self.sources]
         prompts = []
         for held_out in (False, True):
-            lists = [(source.held_out if held_out else source.trained).subjects for source in self.sources]
-            weights = [source.weight * bool(names) for source, names in zip(self.sources, lists, strict=True)]
-            numbers = np.diff(np.rint(np.cumsum([0, *weights]) * (count / (sum(weights) or 1))).astype(int))
-            for source, names, number in zip(self.sources, lists, numbers, strict=True):
-                templates = source.held_out.templates or source.trained.templates
-                places = np.unique(np.linspace(0, len(names) - 1, min(number, len(names))).round().astype(int))
-                for turn, place in enumerate(places):
-                    prompts.append(_prompt(names[place], templates[turn % len(templates)], held_out))
+            names = [(source.held_out if held_out else source.trained).subjects for source in self.sources]
+            prompts += self._spread(count, list(map(Rows, names, unseen)), held_out)
+        return prompts
+
+    def validating(self, count: int) -> list[Prompt]:
+        """`count` subjects to look at a run with while it goes on: in the same way, none of them held out.
+
+        Of the sources' validation splits, or where they have none of those that are trained on, in their templates.
+        """
+        return self._spread(count, [source.validation or source.trained for source in self.sources], False)
+
+    def _spread(self, count: int, lists: list[Rows], held_out: bool) -> list[Prompt]:
+        """As many of the sources' lists as their weights say, spread evenly over each, with their templates in turn."""
+        weights = [source.weight * bool(row.subjects) for source, row in zip(self.sources, lists, strict=True)]
+        numbers = np.diff(np.rint(np.cumsum([0, *weights]) * (count / (sum(weights) or 1))).astype(int))
+        prompts = []
+        for (names, templates, _), number in zip(lists, numbers, strict=True):
+            places = np.unique(np.linspace(0, len(names) - 1, min(number, len(names))).round().astype(int))
+            for turn, place in enumerate(places):
+                prompts.append(_prompt(names[place], templates[turn % len(templates)], held_out))
         return prompts
 
 
@@ -148,7 +162,8 @@ def _mixed(section: PromptSection) -> Subjects:
             if split not in splits and (split == "train" or len(splits) > 1):
                 has = ", ".join(splits) or "others"
                 raise ValueError(f"prompts.sources: {source.name!r} has no {split} split, only {has}")
-        sources.append(Source(splits["train"], splits.get(held, Rows()), source.weight))
+        apart = splits.get("validation") if held != "validation" else None
+        sources.append(Source(splits["train"], splits.get(held, Rows()), source.weight, apart))
         known += [name for rows in splits.values() for name in rows.subjects]
     found = Subjects(tuple(sources), frozenset(known))
     if shared := _shared(found.trained, found.held_out):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from fairjax.config import CONFIG, Experiment
+from fairjax import files
+from fairjax.config import CONFIG, VALIDATION, Experiment
 from fairjax.schema import Parser, UserError, command, load
 from fairjax.training.watch import STALLS
 
@@ -41,7 +40,7 @@ def status(folder: Path, now: float) -> list[str]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no run: no {CONFIG} in it")
     config = load(Experiment, folder / CONFIG)
-    rows, log = _rows(folder / "log.jsonl"), folder / "log.jsonl"
+    rows, log = files.json_lines(folder / "log.jsonl"), folder / "log.jsonl"
     kinds = ", ".join(config.adapter.kinds)
     lines = [f"{folder}: {' x '.join(config.target.attributes)}, {kinds} of {config.model}"]
     warnings = [f"{path.name}: a checkpoint that was damaged" for path in sorted(folder.glob("checkpoints/damaged/*"))]
@@ -65,6 +64,13 @@ def status(folder: Path, now: float) -> list[str]:
         if values:
             first, last = (statistics.fmean(part) for part in (values[:20], values[-20:]))
             lines.append(f"{name:<24} {first:.3f} {curve(values)} {last:.3f}")
+    looks = files.json_lines(folder / VALIDATION)
+    distances = [row["distance"] for row in looks if row["distance"] is not None]
+    if distances:
+        at = f"{distances[0]:.3f} {curve(distances)} {distances[-1]:.3f}"
+        lines.append(f"{'validation: distance':<24} {at}  (the last at step {looks[-1]['step']})")
+    if looks:
+        warnings += [f"validation at step {looks[-1]['step']}: {warning}" for warning in looks[-1]["warnings"]]
     lines += _checkpoint(folder, now)
     bad = [row["step"] for row in rows if row.get("loss") is None or row.get("gradient_norm") is None]
     if bad:
@@ -78,17 +84,6 @@ def status(folder: Path, now: float) -> list[str]:
     if not ended and done < steps and silent > _STALLED * usual:
         warnings.append(f"no step for {_duration(silent)}: ended, or stalled (--resume goes on)")
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a kill may have cut the last one short."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def _checkpoint(folder: Path, now: float) -> list[str]:

@@ -1,10 +1,15 @@
 """Checkpoints: what was not written whole, or is not what was written, is not read."""
 
+import errno
+import threading
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from running import full_disk
 
+from fairjax import checkpoints
 from fairjax.checkpoints import DAMAGED, SUMS, Checkpoints, Unsaved
 
 STATE = {"weights": np.arange(4096, dtype=np.float32), "step": np.int32(1)}
@@ -92,16 +97,51 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_wh
     kept = Checkpoints(folder, keep=3)
     with full_disk(free), pytest.raises(Unsaved, match=r"checkpoint 4 could not be saved in .*: file too large"):
         kept.save(4, STATE)
+        kept.finish()
     assert kept.latest() == 3 and not list(folder.glob("4*"))
     kept.save(5, STATE | {"step": np.int32(5)})
     kept.close()
     assert newest(folder) == (5, 5)
 
 
-def test_the_newest_stay_and_every_so_many(tmp_path):
+def test_what_was_given_is_saved_though_it_changes_before_it_is_written(tmp_path):
+    """The next step's arrays may be in the same place of memory."""
+    kept, weights = Checkpoints(tmp_path / "checkpoints"), jnp.arange(300_000, dtype=jnp.float32)
+    changed = jax.jit(lambda weights: -weights, donate_argnums=0)
+    kept.save(1, {"weights": weights})
+    assert changed(weights)[1] == -1 and weights.is_deleted()
+    kept.finish()
+    assert kept.restore(1, {"weights": jnp.zeros(300_000)})["weights"][-1] == 299_999
+    kept.close()
+
+
+def test_a_disk_that_is_full_while_the_work_goes_on_is_told_before_the_next_is_begun(folder, monkeypatch):
+    kept = Checkpoints(folder, keep=3)
+    going_on = threading.Event()
+
+    def full(checkpoint):
+        going_on.wait()
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as context:
+        context.setattr(checkpoints, "_seal", full)
+        kept.save(4, STATE)
+        assert kept.latest() == 3  # not before it is whole
+        going_on.set()
+        with pytest.raises(Unsaved, match="checkpoint 4 could not be saved in .*: no space left on device"):
+            kept.save(5, STATE)
+    assert kept.latest() == 3 and not list(folder.glob("[45]*"))
+    kept.save(5, STATE | {"step": np.int32(5)})
+    kept.close()
+    assert newest(folder) == (5, 5)
+
+
+def test_the_newest_stay_and_every_so_many_and_the_best(tmp_path):
     kept = Checkpoints(tmp_path / "checkpoints", keep=2, keep_every=4)
     for step in range(1, 12):
         kept.save(step, STATE | {"step": np.int32(step)})
+        if step == 7:
+            kept.best = 6
     kept.close()
     stayed = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()}
-    assert stayed == {4, 8, 10, 11} and newest(tmp_path / "checkpoints") == (11, 11)
+    assert stayed == {4, 6, 8, 10, 11} and newest(tmp_path / "checkpoints") == (11, 11)

@@ -53,6 +53,18 @@ def test_a_run_under_way(run):
     assert bias.split()[2][0] == "█" and len(bias.split()[2]) == 40
 
 
+def test_looks_on_the_way_are_told_with_what_has_collapsed(run):
+    folder, row = run(40), {"faces": 1.0, "similarity": 0.9, "diversity": 1.0}
+    looks = [
+        row | {"step": 20, "distance": 0.3, "warnings": []},
+        row | {"step": 40, "distance": 0.1, "warnings": ["x"]},
+    ]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
+    text = told(folder)
+    assert "validation: distance     0.300 █▃ 0.100  (the last at step 40)" in text
+    assert "warning: validation at step 40: x" in text
+
+
 def test_what_is_wrong_is_said(run):
     folder = run(40, ago=100, loss=lambda n: None if n % 10 == 3 else 1.0, prompts_without_target=lambda n: 4)
     (folder / "checkpoints" / "damaged" / "20-0").mkdir(parents=True)

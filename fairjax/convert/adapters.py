@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fairjax import files
 from fairjax.adapters import lora
 from fairjax.adapters.soft_prompt import SoftPrompt
 from fairjax.convert import kohya
@@ -83,7 +84,8 @@ def save_lora(
         tensors = kohya.to_kohya(tensors, {component: scale for component, (_, scale) in loras.items()})
     else:
         header[_METADATA] = json.dumps(metadata, sort_keys=True)
-    save_file(tensors, path, metadata=header)
+    with files.whole(path) as partial:
+        save_file(tensors, partial, metadata=header)
 
 
 def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lora]:
@@ -268,7 +270,8 @@ def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN
 
     diffusers expands `token` in a prompt to all of them (`<fair> <fair>_1 <fair>_2 ...`).
     """
-    save_file({token: np.ascontiguousarray(soft["embedding"])}, path, metadata={"format": "pt"})
+    with files.whole(path) as partial:
+        save_file({token: np.ascontiguousarray(soft["embedding"])}, partial, metadata={"format": "pt"})
 
 
 def is_soft_prompt(path: Path) -> bool:

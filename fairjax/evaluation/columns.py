@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fairjax import parallel
+from fairjax import files, parallel
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment, SettingSection
 from fairjax.pipeline import Pipeline
@@ -121,6 +121,5 @@ def _kept(path: Path, label: str) -> np.ndarray | None:
 def _keep(path: Path, label: str, images: np.ndarray) -> None:
     """Writes images under a label; a file of this name is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part.npz")
-    np.savez_compressed(partial, images=images, made_by=np.str_(label))
-    partial.rename(path)
+    with files.whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, images=images, made_by=np.str_(label))

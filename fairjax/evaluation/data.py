@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from fairjax import files
 from fairjax.evaluation.measuring import Seen
 from fairjax.fairness.attributes import Attribute
 from fairjax.prompts import Prompt
@@ -48,10 +49,8 @@ def write(
             for p, n in places[start : start + _SHARD]
         ]
         table = datasets.Dataset.from_list(rows, features=features)
-        path = folder / f"{stem}-{shard:05d}.parquet"
-        partial = path.with_suffix(".part")
-        table.to_parquet(str(partial))
-        partial.rename(path)
+        with files.whole(folder / f"{stem}-{shard:05d}.parquet") as partial:
+            table.to_parquet(str(partial))
 
 
 def _row(image, prompt, number, seen, place, attributes) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -198,12 +197,7 @@ def frequencies(results: Mapping[str, Any], attributes: Sequence[Attribute]) -> 
 
 def curves(log: Path) -> list[dict[str, Any]]:
     """Loss and bias over the training's steps, as lines of a plot, smoothed over a fiftieth of it."""
-    lines = []
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:  # a kill may have cut the last line short
-            continue
+    lines = files.json_lines(log)
     names = ["loss", *(name for name in lines[0] if name.startswith("bias/"))] if len(lines) > 1 else []
     found = []
     for name in names:

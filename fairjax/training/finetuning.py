@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,16 @@ class Progress(NamedTuple):
 
 
 OnStep = Callable[[Progress], None]
+
+
+class Look(Protocol):
+    """What looks at a model on the way."""
+
+    best: int | None  # the step of the best so far
+
+    def due(self, step: int) -> bool: ...
+
+    def __call__(self, step: int, bundle: Bundle) -> None: ...
 
 
 class Finetuning:
@@ -193,7 +203,7 @@ class Finetuning:
 
     def run(
         self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None,
-        ending: Callable[[int], bool] = lambda step: False,
+        ending: Callable[[int], bool] = lambda step: False, look: Look | None = None,
     ) -> State:  # fmt: skip
         """All steps that are left, from the newest checkpoint where there is one.
 
@@ -202,6 +212,7 @@ class Finetuning:
         Args:
             on_step: told of each step, while the next one runs.
             ending: asked before each step whether to end here, with a checkpoint; on every host alike.
+            look: looks at the adapter where that is due, with the checkpoint that it is of.
 
         Raises:
             UserError: one line, where `training.max_skipped` steps in a row had no finite loss or gradient: which
@@ -214,25 +225,36 @@ class Finetuning:
         if checkpoints and start:
             state = checkpoints.restore(start, state)
         nothing: Callable[[], None] = lambda: None  # noqa: E731
-        pending, number, saved = nothing, start, start
+        pending, number = nothing, start
+
+        def warn(error: Unsaved) -> None:
+            last = checkpoints.latest()
+            if last is None:
+                raise UserError(f"{error}; there is none before it, and all would be lost") from None
+            if parallel.is_first():
+                print(f"warning: {error}; the last is checkpoint {last}", file=sys.stderr, flush=True)
 
         def save(leaving: bool = False) -> None:
-            nonlocal pending, saved
+            nonlocal pending
             pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
             pending = nothing
-            if not checkpoints or number == saved:
+            if not checkpoints:
+                return
+            try:
+                checkpoints.finish()
+            except Unsaved as error:
+                warn(error)
+            last = checkpoints.latest()
+            if number in (start, last):
                 return
             try:
                 checkpoints.save(number, state)
-                saved = number
+                if leaving or last is None:  # else it is written while the next steps are taken
+                    checkpoints.finish()
             except Unsaved as error:
-                last = checkpoints.latest()
-                if last is None:
-                    raise UserError(f"{error}; there is none before it, and all would be lost") from None
-                if leaving:
+                if leaving and last is not None:
                     raise UserError(f"{error}; the last is checkpoint {last}: make room, and --resume") from None
-                if parallel.is_first():
-                    print(f"warning: {error}; the last is checkpoint {last}", file=sys.stderr, flush=True)
+                warn(error)
 
         unsound = 0  # steps in a row
 
@@ -242,7 +264,15 @@ class Finetuning:
             sound = all(math.isfinite(progress.scalars[name]) for name in ("loss", "gradient_norm"))
             unsound = 0 if sound else unsound + 1
 
+        def look_if_due() -> None:
+            if look and look.due(number):
+                save()
+                look(number, state.ema)
+            if look and checkpoints:
+                checkpoints.best = look.best
+
         while number < steps_in_all and not ending(number):
+            look_if_due()
             batch, prompts = self.batch(number, state.bundle)
             state, scalars, images = self._program(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
@@ -256,6 +286,8 @@ class Finetuning:
                     raise UserError(self._diagnosis(state, batch, number, prompts))
             if checkpoints and number % self.config.training.save_every == 0:
                 save()
+        if number == steps_in_all:
+            look_if_due()
         save(leaving=True)
         return state
 

@@ -57,10 +57,7 @@ class Log:
             _warn("TensorBoard gets no more: its files could not be written")
             _events(self._board)._closed = True  # or it tries again when Python ends
             self._board = None
-        for name, value in progress.scalars.items() if self._board else ():
-            self._board.add_scalar(name, value, progress.step)
-        if self._wandb:
-            self._wandb.log(progress.scalars, step=progress.step)
+        self.scalars(progress.step, progress.scalars)
         if images is not None:
             rows = np.concatenate([np.concatenate(list(row), axis=1) for row in images], axis=0)
             if self._board:
@@ -70,6 +67,13 @@ class Log:
 
                 self._wandb.log({"images": wandb.Image(rows)}, step=progress.step)
         return seconds
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """To TensorBoard, and Weights & Biases."""
+        for name, value in values.items() if self._board else ():
+            self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
 
     def _flush(self) -> None:
         """To the disk; what a full one does not take stays in memory, and is written once there is room."""

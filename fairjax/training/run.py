@@ -16,7 +16,7 @@ from rich.progress import Progress
 from fairjax import files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import ADAPTER, CONFIG, Experiment
+from fairjax.config import ADAPTER, BEST, CONFIG, Experiment
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.columns import BASE, Column
@@ -31,6 +31,7 @@ from fairjax.training.finetuning import Progress as Step
 from fairjax.training.interruption import Interrupted, Interruption, interruption
 from fairjax.training.log import Log, check_client
 from fairjax.training.state import State
+from fairjax.training.validation import Validation
 from fairjax.training.watch import STALLS, Watch
 
 CHECKPOINTS = "checkpoints"
@@ -62,7 +63,11 @@ def _differences(old: Experiment, new: Experiment) -> list[str]:
     before, after = _flat(old), _flat(new)
     changed = (name for name in before if before[name] != after[name])
     kept = {f"training.{name}" for name in _OF_NO_MATTER}
-    return [f"{name} = {after[name]!r}, but the run has {before[name]!r}" for name in changed if name not in kept]
+    return [
+        f"{name} = {after[name]!r}, but the run has {before[name]!r}"
+        for name in changed
+        if name not in kept and not name.startswith("validation.")  # which looks, and changes nothing
+    ]
 
 
 def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
@@ -171,9 +176,17 @@ def _train(
         if not progress.console.is_terminal and step.step % 10 == 0:
             progress.console.print(f"finetune {step.step}/{step.steps}  {note}", highlight=False)
 
+    def on_look(step: int, scalars: dict[str, float], bundle: Bundle) -> None:
+        log.scalars(step, scalars)
+        told = "  ".join(f"{name.partition('/')[2]} {value:.2f}" for name, value in scalars.items())
+        progress.console.print(f"validation at {step}: {told}", highlight=False)
+        if validation.best == step:
+            save_adapter(jax.device_get(bundle), finetuning.pipeline, folder / BEST)
+
+    validation = Validation(finetuning, folder, start, on_look, on_batch=lambda images: watch.alive())
     try:
         with watch:
-            state = finetuning.run(checkpoints, on_step, asked.before)
+            state = finetuning.run(checkpoints, on_step, asked.before, validation)
         if int(state.step) < config.steps:
             raise Interrupted
         return state

@@ -48,6 +48,11 @@ class Watch:
             self._seconds.append(now - self._since)
         self._since = now
 
+    def alive(self) -> None:
+        """Something else than a step goes on."""
+        if self._since is not None:
+            self._since = time.monotonic()
+
     def _watch(self) -> None:
         told = None
         while not self._ending.wait(self._least / 10):
