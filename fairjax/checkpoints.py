@@ -59,7 +59,11 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=True)
+        # in the background, orbax' threads wait for a directory that a full disk does not make, for twenty minutes
+        here = ocp.AsyncOptions(create_directories_asynchronously=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None, enable_async_checkpointing=True, async_options=here
+        )  # fmt: skip
         handler = ocp.StandardCheckpointHandler()  # named, so that metadata can be read before anything is saved
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handler)
 
