@@ -283,6 +283,7 @@ def test_stable_diffusion_has_its_sizes():
 
 REFUSED = {
     UNetConfig: {
+        "_class_name": "UNet2DModel",
         "act_fn": "tanh", "mid_block_type": "UNetMidBlock2D", "only_cross_attention": True, "dropout": 0.1,
         "mid_block_only_cross_attention": True, "dual_cross_attention": True, "encoder_hid_dim": 64,
         "encoder_hid_dim_type": "text_proj", "num_attention_heads": 8, "class_embed_type": "timestep",
@@ -292,7 +293,10 @@ REFUSED = {
         "time_cond_proj_dim": 256, "conv_in_kernel": 5, "conv_out_kernel": 5, "attention_type": "gated",
         "cross_attention_norm": "layer_norm", "reverse_transformer_layers_per_block": [[1], [2]],
     },
-    VAEConfig: {"act_fn": "tanh", "shift_factor": 0.1, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4},
+    VAEConfig: {
+        "_class_name": "AutoencoderTiny", "act_fn": "tanh", "shift_factor": 0.1, "latents_mean": [0.0] * 4,
+        "latents_std": [1.0] * 4,
+    },
     CLIPTextConfig: {"hidden_act": "relu6", "attention_dropout": 0.1, "dropout": 0.1, "use_attention_mask": True},
     CLIPVisionConfig: {"hidden_act": "relu6", "attention_dropout": 0.1},
 }  # fmt: skip
