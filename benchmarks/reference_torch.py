@@ -6,18 +6,20 @@ images at a time, where each call of the UNet is checkpointed, its image input d
 of the noise prediction. Adapters are merged into the weights once a step, and what is frozen is kept in the type of the
 computation, channels last; attention is PyTorch's own.
 
-From fairjax it takes the configuration and the folders, where faces are, and (in tests) who is to become what.
+From fairjax it takes the configuration and the folders, and where faces are.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
 import ot
+import scipy.stats
 import torch
 import transformers
 from torch.func import functional_call
@@ -100,11 +102,14 @@ class TorchStep:
         return self.bank["embeddings"].device
 
     def __call__(self, bundle: dict[str, Any], ids: np.ndarray, noise: Tensor, num_steps: int, minibatch: int) -> Taken:
-        """One step from token ids [2, length] of the empty prompt and the prompt, and noise [n, c, h, w]."""
+        """One step from token ids [2, length] of the empty prompt and the prompt, and noise [n, c, h, w].
+
+        Soft tokens are put into the prompt here, which must leave room for them.
+        """
         leaves, restore = _flatten(bundle)
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         weights = self._merged(restore(leaves))
-        states = self._encode(weights["text_encoder"], ids)
+        states = self._encode(weights["text_encoder"], self._prefixed(ids, bundle))
         # what the minibatches add to, to be pulled back to the adapters once
         held = {name: weight.detach().requires_grad_() for name, weight in weights["unet"].items()}
         context = states.detach().requires_grad_(states.requires_grad)
@@ -130,15 +135,31 @@ class TorchStep:
     def _merged(self, bundle: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
         """The weights that the adapters change, by network and name, in the type of the network."""
         changed: dict[str, dict[str, Tensor]] = {"text_encoder": {}, "unet": {}}
-        for kind, adapter in bundle.items():
+        for kind in changed.keys() & bundle.keys():
             weights = dict(getattr(self, kind).named_parameters())
-            for module, factors in adapter.items():
+            for module, factors in bundle[kind].items():
                 name = f"{module}.weight"
                 if name not in weights:  # newer transformers drop what every published file has
                     name = name.removeprefix("text_model.")
                 change = (factors["down"] @ factors["up"]).T.reshape(weights[name].shape)
                 changed[kind][name] = (weights[name] + change).to(weights[name].dtype)
+        if "soft_prompt" in bundle:
+            name, words = self._words()
+            changed["text_encoder"][name] = torch.cat([words, bundle["soft_prompt"]["embedding"].to(words.dtype)])
         return changed
+
+    def _words(self) -> tuple[str, Tensor]:
+        """The text encoder's token embedding [vocabulary, width], and its name."""
+        weights = self.text_encoder.named_parameters()
+        return next((name, weight) for name, weight in weights if name.endswith("token_embedding.weight"))
+
+    def _prefixed(self, ids: np.ndarray, bundle: dict[str, Any]) -> np.ndarray:
+        """The soft tokens' ids, which follow the vocabulary's, between the prompt's start and its text."""
+        if "soft_prompt" not in bundle:
+            return ids
+        empty, prompt = ids
+        soft = len(self._words()[1]) + np.arange(len(bundle["soft_prompt"]["embedding"]))
+        return np.stack([empty, np.concatenate([prompt[:1], soft, prompt[1:]])[: len(prompt)]])
 
     def _encode(self, weights: dict[str, Tensor], ids: np.ndarray) -> Tensor:
         arguments = (torch.tensor(ids, dtype=torch.long, device=self.device),)
@@ -295,8 +316,41 @@ def _flatten(tree: dict[str, Any]) -> tuple[list[Tensor], Callable[[list[Tensor]
     return [leaf for own, _ in parts.values() for leaf in own], restore
 
 
-def by_emd(distribution: np.ndarray, sizes: dict[str, int], threshold: float, num_sets: int, seed: int = 0):
-    """Targets as the original has them: a loop of exact transports, one for each set of labels that is drawn.
+class Sets(NamedTuple):
+    """Sets of labels that faces may be given: how many of them have each class, and how likely that is."""
+
+    counts: np.ndarray  # [s, cells]
+    likely: np.ndarray  # [s], of sum 1
+
+
+def drawn(distribution: np.ndarray, num_sets: int, seed: int = 0) -> Callable[[int], Sets]:
+    """Sets for so many faces as the original has them: drawn, each as likely as another."""
+
+    def sets(faces: int) -> Sets:
+        counts = np.random.default_rng(seed).multinomial(faces, distribution, size=num_sets)
+        return Sets(counts, np.full(num_sets, 1 / num_sets))
+
+    return sets
+
+
+def every(distribution: np.ndarray) -> Callable[[int], Sets]:
+    """All sets for so many faces: what drawing comes to in the end. For a few faces only."""
+
+    def sets(faces: int) -> Sets:
+        labels = itertools.combinations_with_replacement(range(len(distribution)), faces)
+        counts = np.stack([np.bincount(np.array(one, int), minlength=len(distribution)) for one in labels])
+        return Sets(counts, scipy.stats.multinomial.pmf(counts, faces, distribution))
+
+    return sets
+
+
+def by_emd(sets: Callable[[int], Sets], sizes: Mapping[str, int], threshold: float, cost_weights: Mapping[str, Any]):
+    """Targets as the original has them: a loop of exact transports, one for each set of labels.
+
+    Args:
+        sizes: by attribute, how many classes it has.
+        cost_weights: by attribute, where not all differences count alike: rows, of which row j says how much each class
+            counts on the way to class j.
 
     Returns:
         What `TorchStep.assign` is.
@@ -304,13 +358,14 @@ def by_emd(distribution: np.ndarray, sizes: dict[str, int], threshold: float, nu
 
     def assign(probs: dict[str, Tensor], has_face: np.ndarray) -> dict[str, np.ndarray]:
         squared = np.zeros((len(has_face), 1))
-        for name in sizes:
-            p = probs[name].cpu().double().numpy()
-            to_corners = np.square(p[:, None] - np.eye(p.shape[1])[None]).sum(-1)  # [n, classes]
+        for name, size in sizes.items():
+            p, weights = probs[name].cpu().double().numpy(), np.asarray(cost_weights.get(name, 1.0))
+            to_corners = np.square((p[:, None] - np.eye(size)) * weights).sum(-1)  # [n, classes]
             squared = (squared[:, :, None] + to_corners[:, None]).reshape(len(p), -1)
         cost = np.sqrt(squared)[has_face]
-        draws = np.random.default_rng(seed).multinomial(len(cost), distribution, size=num_sets).astype(np.float64)
-        plans = np.mean([ot.emd(np.ones(len(cost)), counts, cost) for counts in draws], axis=0) if len(cost) else cost
+        plans = np.zeros_like(cost)
+        for counts, likely in zip(*sets(len(cost)), strict=True) if len(cost) else ():
+            plans += likely * ot.emd(np.ones(len(cost)), counts.astype(np.float64), cost)
         labels, q = {}, plans.reshape(len(cost), *sizes.values())
         for axis, name in enumerate(sizes):
             own = q.sum(axis=tuple(other + 1 for other in range(len(sizes)) if other != axis))

@@ -62,7 +62,8 @@ def theirs(finetuning: Finetuning, device: str, dtype: torch.dtype) -> reference
     locator = finetuning.judges.judge.locator
     sizes = {a.name: len(a.classes) for name in names for a in finetuning.attributes if a.name == name}
     cells = finetuning._distributions[finetuning.subjects.trained[0]]
-    assign = reference_torch.by_emd(np.asarray(cells, np.float64), sizes, config.loss.threshold, 500)
+    sets = reference_torch.drawn(np.asarray(cells, np.float64), 500)
+    assign = reference_torch.by_emd(sets, sizes, config.loss.threshold, config.target.cost_weights)
 
     def locate(images: torch.Tensor) -> reference_torch.Faces:
         n, _, height, width = images.shape
@@ -135,7 +136,7 @@ def main() -> None:
     start = whole.pipeline.noise(image_keys(jax.random.fold_in(batch.key, steps.NOISE), rows))
     noise = nchw(np.array(start)).to(device)
     bundle = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf), device=device), state.bundle)
-    ids = np.concatenate([batch.empty, batch.ids])
+    ids = np.concatenate([batch.empty, batch.plain_ids])
 
     def by_torch() -> reference_torch.Taken:
         taken = torch_step(bundle, ids, noise, num_steps, minibatch)

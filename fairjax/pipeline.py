@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import CLIPTokenizer
 
-from fairjax import parallel
+from fairjax import kinds, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import GUIDANCE_SCALE
@@ -29,8 +29,6 @@ from fairjax.models.vae import AutoencoderKL, VAEConfig
 PORTRAITS = "portraits"
 """The name of the embedded pipeline, which ships with the package."""
 
-_KIND = "StableDiffusionPipeline"
-
 
 class HubFiles(NamedTuple):
     """What is read of a repository of the hub, as patterns of paths; what else lies there is not downloaded."""
@@ -44,7 +42,7 @@ class HubFiles(NamedTuple):
         return HubFiles(tuple(pattern for pattern in self.wanted if "safetensors" not in pattern), self.ignored)
 
 
-_INDEX = HubFiles(("model_index.json",))
+_KIND = HubFiles(kinds.FILES)
 PIPELINE = HubFiles(
     ("*.json", "tokenizer/*.txt", "*/*.safetensors"),
     ("safety_checker/*", "*/*.*.safetensors"),  # variants of weights: .fp16, .non_ema
@@ -79,12 +77,15 @@ def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, wei
         weights: whether they are, too.
 
     Raises:
-        FileNotFoundError: one line, where it is none of these.
+        FileNotFoundError, ValueError: one line, where it is none of these.
     """
     if str(name) == PORTRAITS:
         return Path(__file__).parent / "portraits" / "weights"
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_file():
+        convert = "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        raise ValueError(f"{field} = {str(name)!r} is a single file; convert it to a diffusers folder: {convert}")
     repository, revision = hub_id(name)
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         raise FileNotFoundError(
@@ -174,7 +175,7 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
-        _check_kind(find(name, files=_INDEX))  # before the weights of a kind that is not supported are downloaded
+        kinds.check(find(name, files=_KIND))  # before the weights of a kind that is not supported are downloaded
         folder = find(name, weights=weights)
         guidance_scale = GUIDANCE_SCALE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
@@ -353,14 +354,6 @@ def to_uint8(images: jax.Array) -> jax.Array:
 def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
     """The solver's coefficients for 1 to `max_steps` steps."""
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
-
-
-def _check_kind(folder: Path) -> None:
-    """Raises ValueError for the folder of another kind of pipeline, SDXL's say."""
-    index = folder / "model_index.json"
-    kind = folders.read_json(index).get("_class_name", _KIND) if index.is_file() else _KIND
-    if kind != _KIND:
-        raise ValueError(f"{index}: _class_name = {kind!r}: Stable Diffusion 1.x and 2.x ({_KIND}) are supported")
 
 
 def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:

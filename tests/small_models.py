@@ -80,6 +80,10 @@ def photograph(left=124, top=20, side=200):
     return np.asarray(square.resize((SIDE, SIDE), Image.LANCZOS), np.float32) / 127.5 - 1
 
 
+PHOTOS = np.stack([photograph(), photograph(100, 0, 230)[:, ::-1], photograph(150, 40, 170), photograph(300, 300, 200)])
+"""Four of them [4, SIDE, SIDE, 3]; the last shows no face."""
+
+
 def draw_over_photos(monkeypatch):
     """A random model draws no faces, so what it draws is laid thinly over the photographs that `over` has put in."""
     drawn = Pipeline.decode

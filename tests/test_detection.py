@@ -347,6 +347,23 @@ def test_insightface_is_a_locator_too(insightface):
     assert not np.any(jax.grad(lambda images: network.locate(params, images).boxes.sum())(images))
 
 
+def test_insightface_shows_what_it_finds_in_photographs(insightface, tmp_path, mistake, capsys, monkeypatch):
+    """All faces that are in the picture, the largest first, as by BlazeFace."""
+    picture, photo = np.zeros((60, 80, 3), np.uint8), tmp_path / "two.png"
+    picture[5:15, 10:20, 2], picture[30:50, 40:60, 2] = 200, 100
+    Image.fromarray(picture).save(photo)
+    arguments = [str(photo), "--detector", "insightface", "--output", str(tmp_path)]
+    assert detect.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert f"{photo}: 2 faces\n" in told
+    faces = ["0.392  box 40.0 30.0 60.0 50.0", "0.784  box 10.0 5.0 20.0 15.0"]
+    assert re.findall(r"score (.*)", told) == faces
+    assert (np.asarray(Image.open(tmp_path / "00-two.png")) != picture).any()
+    monkeypatch.setitem(sys.modules, "insightface.app", None)
+    assert "--detector: insightface is not installed: pip install insightface" in mistake(detect.main, *arguments)
+    assert "invalid choice: 'mtcnn'" in mistake(detect.main, photo, "--detector", "mtcnn")
+
+
 def test_insightface_that_is_missing_or_cannot_load_is_one_line(insightface, monkeypatch):
     with pytest.raises(ValueError, match="insightface could not load 'antelope': no such model: antelope"):
         insight.load("antelope")

@@ -235,7 +235,7 @@ def test_another_kind_of_pipeline_is_refused_before_its_weights_are_downloaded(h
     index = tmp_path / "served" / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
     refused = read(MODEL, address, tmp_path / "cache")
-    assert "_class_name = 'StableDiffusionXLPipeline': Stable Diffusion 1.x and 2.x" in refused.stderr
+    assert "_class_name = 'StableDiffusionXLPipeline' is Stable Diffusion XL: " in refused.stderr
     assert not [line for line in asked if "safetensors" in line]
 
 

@@ -160,8 +160,37 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_one_line(small_world, tmp_pat
         Pipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("kind", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
-def test_other_kinds_of_pipeline_are_refused_by_name(kind, tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
-    with pytest.raises(ValueError, match=f"_class_name = '{kind}': Stable Diffusion 1.x and 2.x .* are supported"):
-        Pipeline.from_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("file", "field", "value", "name"),
+    [
+        ("model_index.json", "_class_name", "StableDiffusionXLPipeline", " is Stable Diffusion XL"),
+        ("model_index.json", "_class_name", "StableDiffusion3Pipeline", " is Stable Diffusion 3"),
+        ("model_index.json", "_class_name", "FluxPipeline", " is FLUX"),
+        ("model_index.json", "_class_name", "StableAudioPipeline", ""),
+        ("unet/config.json", "addition_embed_type", "text_time", " is Stable Diffusion XL"),
+        ("unet/config.json", "_class_name", "SD3Transformer2DModel", " is Stable Diffusion 3"),
+        ("transformer/config.json", "_class_name", "FluxTransformer2DModel", " is FLUX"),
+    ],
+)
+def test_other_kinds_of_model_are_refused_by_names_that_people_know(file, field, value, name, small_world, tmp_path):
+    """With an index and without, even where the rest would be a model of ours."""
+    shutil.copytree(small_world, tmp_path / "world")
+    path = tmp_path / "world" / file
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(known | {field: value}))
+    with pytest.raises(ValueError) as refused:
+        Pipeline.from_pretrained(tmp_path / "world")
+    supported = "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline) are supported"
+    assert str(refused.value) == f"{path}: {field} = {value!r}{name}: {supported}"
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
+def test_a_single_file_is_told_as_such(ending, tmp_path, monkeypatch):
+    """By a path of one folder too, which might be an id of the hub."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    name = f"models/sd.{ending}"
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"^model = '{name}' is a single file; convert it to a diffusers folder: .*$"):
+        Pipeline.from_pretrained(name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small_world
 from rich.console import Console
-from small_models import CONFIGS, draw_over_photos, finetuning_of, over, photograph, small_config
+from small_models import CONFIGS, PHOTOS, draw_over_photos, finetuning_of, over, photograph, small_config
 
 from benchmarks import full_size
 from fairjax import parallel
@@ -135,6 +135,31 @@ def test_without_a_face_nothing_is_asked_of_it(path, ready):
     assert scalars["prompts_without_target"] == 1 and np.isfinite(scalars["loss"])
     assert scalars["loss/image"] > 0
     assert int(state.skipped) == 0 and scalars["gradient_norm"] > 0
+
+
+def test_a_loss_leaves_images_alone_that_it_says_nothing_of(models):
+    """In one batch, by the pixels: fairness and face without a face, fairness without a target; all else has a pull."""
+    finetuning = finetuning_of(models, "exp1-gender-unet", **{"loss.threshold": 0.2})
+    mesh, names = finetuning.mesh, ("fairness", "face")
+    original = 0.8 * np.stack([*PHOTOS[:2], PHOTOS[3], PHOTOS[3]])  # of the third, the frozen model drew no face
+
+    def pulls(images, original, frozen, batch):
+        def losses(images):
+            each, (verdict, _), (_, labels, _) = finetuning._step._losses(images, original, frozen, batch)
+            return {name: each[name] for name in names}, (verdict.has_face, *labels)
+
+        _, pull_back, told = jax.vjp(losses, images, has_aux=True)
+        one = {name: jnp.eye(2)[:, number, None] * jnp.ones((1, len(images))) for number, name in enumerate(names)}
+        return jax.vmap(pull_back)(one)[0], told
+
+    batch, _ = finetuning.batch(0, finetuning.initial().bundle)
+    program = parallel.spread(pulls, mesh, (parallel.REPLICATED,) * 4, parallel.REPLICATED)
+    gradients, (has_face, labels) = program(*parallel.replicate((PHOTOS, original, finetuning._frozen, batch), mesh))
+    assert has_face.tolist() == [True, True, True, False]
+    assert sorted((labels >= 0)[:3].tolist()) == [False, True, True]  # the one in the middle may become either
+    assert np.isfinite(gradients).all()
+    pulled = np.any(np.asarray(gradients) != 0, axis=(2, 3, 4))  # [losses, images]
+    np.testing.assert_array_equal(pulled, [labels >= 0, has_face])
 
 
 @pytest.mark.slow

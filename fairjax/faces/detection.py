@@ -19,7 +19,8 @@ import numpy as np
 from fairjax.convert.rules import from_torch
 from fairjax.convert.tflite import read_state_dict
 from fairjax.faces.geometry import TEMPLATE, crop
-from fairjax.faces.located import Faces
+from fairjax.faces.located import Face, Faces
+from fairjax.faces.photos import pixels
 from fairjax.models.blazeface import IMAGE_SIZE, BlazeFace, anchors
 from fairjax.models.functional import Network, Params, functional
 
@@ -65,6 +66,13 @@ class Detector:
         with jax.default_matmul_precision("float32"):  # half of it would move landmarks by pixels
             regressors, logits = self.network.apply(params, images)
         return jax.vmap(suppress)(decode(regressors), jax.nn.sigmoid(logits))
+
+    def every(self, params: Params, picture: np.ndarray) -> list[Face]:
+        """The faces of a picture uint8 [h, w, 3], the largest first."""
+        found = self.detect(params, pixels(picture[None]))
+        columns = (np.asarray(values[0]) for values in (found.boxes, five_points(found.keypoints), found.scores))
+        faces = [Face(box, landmarks, float(score)) for box, landmarks, score in zip(*columns, strict=True)]
+        return [face for face in faces if face.score > 0]
 
     def locate(self, params: Params, images: jax.Array) -> Faces:
         """As every locator."""

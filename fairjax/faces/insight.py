@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax.faces.located import Faces
+from fairjax.faces.located import Face, Faces
 from fairjax.models.functional import Params
 
 MODEL = "buffalo_l"
 
 _SIZE = (640, 640)  # of the images that it looks at, as the authors' scripts have it
+
+_NOBODY = Face(np.zeros(4), np.zeros((5, 2)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,18 +40,20 @@ class InsightDetector:
     def _on_host(self, images: jax.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The largest face of each image; zeros where there is none."""
         pixels = np.rint((np.clip(np.nan_to_num(np.asarray(images, np.float32)), -1, 1) + 1) * 127.5).astype(np.uint8)
-        found = [self._largest(image) for image in pixels]
-        return tuple(np.stack([face[part] for face in found]).astype(np.float32) for part in range(3))
+        found = [next(iter(self.every({}, image)), _NOBODY) for image in pixels]
+        return tuple(np.stack(parts).astype(np.float32) for parts in zip(*found, strict=True))
 
-    def _largest(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        height, width = image.shape[:2]
-        best, covered = (np.zeros(4), np.zeros((5, 2)), 0.0), 0.0
-        for face in self.analysis.get(np.ascontiguousarray(image[..., ::-1])):  # as OpenCV has it: blue first
+    def every(self, params: Params, picture: np.ndarray) -> list[Face]:
+        """The faces of a picture uint8 [h, w, 3], the largest first."""
+        height, width = picture.shape[:2]
+
+        def covered(face: Any) -> float:
             left, top, right, bottom = np.clip(face.bbox, 0, (width, height, width, height))
-            area = (right - left) * (bottom - top)
-            if area > covered:
-                best, covered = (face.bbox, face.kps, face.det_score), area
-        return best
+            return (right - left) * (bottom - top)
+
+        found = self.analysis.get(np.ascontiguousarray(picture[..., ::-1]))  # as OpenCV has it: blue first
+        inside = sorted((face for face in found if covered(face) > 0), key=covered, reverse=True)
+        return [Face(face.bbox, face.kps, float(face.det_score)) for face in inside]
 
 
 def load(model: str = MODEL) -> tuple[InsightDetector, Params]:

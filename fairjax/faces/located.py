@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax.faces.geometry import ALIGNED_SIZE, TEMPLATE
 from fairjax.models.functional import Params
@@ -21,6 +22,14 @@ class Faces(NamedTuple):
     landmarks: jax.Array  # [n, 5, 2], float32: (x, y) in pixels, in the order of `geometry.TEMPLATE`
     scores: jax.Array  # [n], float32, in [0, 1]: how sure that it is a face
     has_face: jax.Array  # [n], bool
+
+
+class Face(NamedTuple):
+    """One face of a picture, as numpy arrays and numbers of the kinds that `Faces` has."""
+
+    box: np.ndarray  # [4]
+    landmarks: np.ndarray  # [5, 2]
+    score: float
 
 
 class Locator(Protocol):

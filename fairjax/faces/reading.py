@@ -20,6 +20,9 @@ from fairjax.faces.located import FixedBox, Locator
 from fairjax.models.functional import Params, cast
 from fairjax.pipeline import NETWORK, PORTRAITS, find, read_tokenizer
 
+Detector = detection.Detector | insight.InsightDetector
+"""A locator that can show all faces of a picture, too."""
+
 _PICKLES = (".pt", ".pth")
 _VISION = {
     "clip": (vision.load_clip_vision, semantics.CLIP),
@@ -127,7 +130,7 @@ def path(name: str, field: str) -> Path:
     return found
 
 
-def detector(name: str, weights: Path | None = None) -> tuple[Locator, Params]:
+def detector(name: str, weights: Path | None = None) -> tuple[Detector, Params]:
     """What finds faces in photographs, "blazeface" or "insightface"; `weights` are those of the first.
 
     Raises:

@@ -94,6 +94,21 @@ def _depthwise(channels: int, kernel: int, stride: int, rngs: nnx.Rngs, dtype: D
     return DepthwiseConv(channels, kernel, stride, rngs=rngs, dtype=dtype)
 
 
+class BatchNorm(nnx.BatchNorm):
+    """PyTorch's: what it normalises by is the variance of the batch; the running one is of what batches come from."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        how = {"momentum": 1 - MOMENTUM, "epsilon": _EPSILON, "use_fast_variance": False}
+        super().__init__(channels, **how, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        before = self.momentum * self.var[...]
+        y = super().__call__(x, use_running_average=not train)
+        if train:  # flax has moved it towards sums over n, not n - 1
+            self.var[...] += (self.var[...] - before) / max(x.size // x.shape[-1] - 1, 1)
+        return y
+
+
 class ConvNormActivation(nnx.Module):
     """torchvision's `Conv2dNormActivation`: its convolution is "0", its batch normalisation "1"."""
 
@@ -107,14 +122,11 @@ class ConvNormActivation(nnx.Module):
             convolution = nnx.Conv(
                 inputs, outputs, (kernel, kernel), stride, padding=pad, use_bias=False, dtype=dtype, rngs=rngs
             )
-        norm = nnx.BatchNorm(
-            outputs, momentum=1 - MOMENTUM, epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
-        )
         setattr(self, "0", convolution)
-        setattr(self, "1", norm)
+        setattr(self, "1", BatchNorm(outputs, rngs=rngs, dtype=dtype))
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = getattr(self, "1")(getattr(self, "0")(x), use_running_average=not train)
+        x = getattr(self, "1")(getattr(self, "0")(x), train)
         match self.activation:
             case "hardswish":
                 return jax.nn.hard_swish(x)

@@ -28,6 +28,7 @@ from fairjax.models.layers import (
 )
 
 _ONLY = {
+    "_class_name": ("UNet2DConditionModel",),
     "act_fn": tuple(ACTIVATIONS),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False,),

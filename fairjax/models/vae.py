@@ -24,6 +24,7 @@ from fairjax.models.layers import (
 
 _EPSILON = 1e-6
 _ONLY = {
+    "_class_name": ("AutoencoderKL",),
     "act_fn": tuple(ACTIVATIONS),
     "shift_factor": (None, 0, 0.0),
     "latents_mean": (None,),
