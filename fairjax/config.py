@@ -13,6 +13,8 @@ from fairjax.schema import Section
 Shares = tuple[float, ...] | None
 Factor = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # the integers of a device
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what a device makes a key of
 Solver = Literal["dpm-solver++", "ddim"]
 
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
@@ -118,10 +120,10 @@ class AdapterSection(Section):
         min_length=1,
         description="what is trained: LoRA of the text encoder, of the UNet, soft tokens",
     )
-    rank: int = Field(
-        8, ge=1, description="of each LoRA; the paper has 50 for 768 channels, the embedded model has 128 at most"
+    rank: Count = Field(
+        8, description="of each LoRA; the paper has 50 for 768 channels, the embedded model has 128 at most"
     )
-    num_tokens: int = Field(5, ge=1, description="how many soft tokens stand before each prompt")
+    num_tokens: Count = Field(5, description="how many soft tokens stand before each prompt")
 
 
 class SourceSection(Section):
@@ -178,46 +180,43 @@ class PromptSection(Section):
 
 
 class TrainingSection(Section):
-    steps: int = Field(350, ge=1, description="optimizer steps")
-    prompts_per_step: int = Field(2, ge=1, description="different prompts in a step")
-    images_per_prompt: int = Field(16, ge=2, description="images of each of them, spread over the devices")
+    steps: Count = Field(350, description="optimizer steps")
+    prompts_per_step: Count = Field(2, description="different prompts in a step")
+    images_per_prompt: Count = Field(16, ge=2, description="images of each of them, spread over the devices")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[Decay, Decay] = Field(
         (0.95, 0.999), description="of AdamW; the first averages over the occupations of some 20 steps"
     )
     ema_decay: float = Field(0.98, ge=0, lt=1, description="the most that a step keeps of the averaged weights")
-    num_steps: tuple[int, int] = Field(
+    num_steps: tuple[Count, Count] = Field(
         (5, 7), description="solver steps, drawn anew each step from this range, both ends in"
     )
     guidance_scale: float = Field(GUIDANCE_SCALE, ge=0, description="0 and 1 are none; Stable Diffusion wants 7.5")
     solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
     gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
-    grad_steps: int | None = Field(
-        2, ge=1, description="how many solver steps estimate the gradient; null is all of them"
-    )
+    grad_steps: Count | None = Field(2, description="how many solver steps estimate the gradient; null is all of them")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="of the arithmetic of the UNet, the autoencoder and the image semantics; bfloat16 where it is fast",
     )
-    microbatch: int | None = Field(
+    microbatch: Count | None = Field(
         None,
-        ge=1,
         description="images that a large network sees at a time, and (image, step) pairs in its backward pass; "
         "null is as many as fit the memory of the device",
     )
-    max_skipped: int = Field(
-        10, ge=1, description="steps in a row without a finite loss and gradient, after which the run ends and says why"
+    max_skipped: Count = Field(
+        10, description="steps in a row without a finite loss and gradient, after which the run ends and says why"
     )
-    save_every: int = Field(50, ge=1, description="steps between checkpoints")
-    keep: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
-    keep_every: int | None = Field(None, ge=1, description="checkpoints of steps that this divides stay, too")
-    images_every: int = Field(50, ge=1, description="steps between image grids in the log")
+    save_every: Count = Field(50, description="steps between checkpoints")
+    keep: Count = Field(2, description="how many of the newest checkpoints stay")
+    keep_every: Count | None = Field(None, description="checkpoints of steps that this divides stay, too")
+    images_every: Count = Field(50, description="steps between image grids in the log")
     wandb: str | None = Field(None, description="a Weights & Biases project to log to as well (pip install wandb)")
 
     @model_validator(mode="after")
     def _possible(self) -> TrainingSection:
-        if not re.fullmatch(r"adjusted|uniform|exact|truncated:[1-9]\d*", self.gradient):
+        if not re.fullmatch(r"adjusted|uniform|exact|truncated:[1-9][0-9]{0,8}", self.gradient):
             raise ValueError(f"training.gradient = {self.gradient!r} must be adjusted, uniform, exact or truncated:K")
         if self.gradient not in ("adjusted", "uniform") and (self.grad_steps or self.microbatch):
             raise ValueError(
@@ -250,16 +249,15 @@ class LossSection(Section):
 class ValidationSection(Section):
     """How a run is looked at while it goes on, by the judges that it listens to."""
 
-    every: int | None = Field(
-        100, ge=1, description="steps between two looks, each with a checkpoint; null is none, also at the end"
+    every: Count | None = Field(
+        100, description="steps between two looks, each with a checkpoint; null is none, also at the end"
     )
-    subjects: int = Field(
+    subjects: Count = Field(
         8,
-        ge=1,
         description="how many are asked for: of the sources' validation split where they have one, else trained",
     )
-    images_per_prompt: int = Field(16, ge=1)
-    num_steps: int = Field(12, ge=1, description="solver steps; 25 in the paper")
+    images_per_prompt: Count = 16
+    num_steps: Count = Field(12, description="solver steps; 25 in the paper")
     min_faces: float = Field(
         0.8, ge=0, le=1, description="a run is warned of that shows less faces, as a share of the frozen model's"
     )
@@ -276,21 +274,21 @@ class ValidationSection(Section):
 class SettingSection(Section):
     """How images are made otherwise than usual; null is as usual."""
 
-    num_steps: int | None = Field(None, ge=1, description="solver steps")
+    num_steps: Count | None = Field(None, description="solver steps")
     guidance_scale: float | None = Field(None, ge=0)
     solver: Solver | None = None
 
 
 class EvaluationSection(Section):
-    subjects: int = Field(
-        8, ge=1, description="how many trained and how many held-out subjects train.py's own table measures"
+    subjects: Count = Field(
+        8, description="how many trained and how many held-out subjects train.py's own table measures"
     )
-    images_per_prompt: int = Field(64, ge=1)
-    num_steps: int = Field(12, ge=1, description="solver steps")
+    images_per_prompt: Count = 64
+    num_steps: Count = Field(12, description="solver steps")
     guidance_scale: float | None = Field(None, ge=0, description="null takes that of the training")
     solver: Solver | None = Field(None, description="null takes that of the training")
-    batch_size: int = Field(64, ge=1, description="images made at once")
-    seed: int = Field(1_000, ge=0, description="of the noise, apart from the training's")
+    batch_size: Count = Field(64, description="images made at once")
+    seed: Seed = Field(1_000, description="of the noise, apart from the training's")
     interventions: dict[str, str] = Field(
         {},
         description="by name, prompts put in other words to the base model, for eval.py to compare: "
@@ -315,7 +313,7 @@ class Experiment(Section):
         "portraits", description="the embedded model, a diffusers folder, or a hub id: org/name, org/name@revision"
     )
     output: str = Field("runs/portraits-gender", description="the run folder")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     target: TargetSection = TargetSection()
     judges: JudgesSection = JudgesSection()
     adapter: AdapterSection = AdapterSection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -27,12 +28,24 @@ def _parser() -> Parser:
     return parser
 
 
+def _words(prompt: str) -> str:
+    """The letters and digits of a prompt, as part of a file's name: in any script, as much as fits one."""
+    return re.sub(r"\W+", "-", prompt).strip("-")[:60].encode()[:150].decode(errors="ignore")
+
+
 @command
 def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     for name in ("num", "steps"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} = {getattr(options, name)} must be at least 1")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed = {options.seed} must be from 0 to {2**32 - 1}")
+    if not 0 <= (options.guidance or 0) < math.inf:
+        raise UserError(f"--guidance = {options.guidance} must be a number from 0")
+    for prompt in options.prompts:
+        if prompt != prompt.encode(errors="replace").decode():  # bytes that are no UTF-8
+            raise UserError(f"{prompt!r} is not text")
     from PIL import Image
 
     from fairjax import parallel
@@ -70,7 +83,7 @@ def main(argv: list[str]) -> None:
     }
     for name, images in made.items():
         for place, (prompt, row) in enumerate(zip(options.prompts, images, strict=True)):
-            stem = f"{place:02d}-" + re.sub(r"\W+", "-", prompt).strip("-")[:60]  # long prompts may begin alike
+            stem = f"{place:02d}-{_words(prompt)}"  # long prompts may begin alike
             for number, image in enumerate(row):
                 Image.fromarray(image).save(options.output / f"{stem}-{number:03d}-{name}.png")
     rows = [row for images in zip(*made.values(), strict=True) for row in images]

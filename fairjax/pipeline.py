@@ -181,7 +181,7 @@ class Pipeline:
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
-        latent_shape = _latent_shape(folder, unet, vae)
+        latent_shape = _latent_shape(folder, text, unet, vae)
         tokenizer = read_tokenizer(folder / "tokenizer", text)
         scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
         networks = {
@@ -356,8 +356,13 @@ def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-sol
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
 
 
-def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:
+def _latent_shape(folder: Path, text: CLIPTextConfig, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:
     """h, w, c of the latents; raises ValueError where the networks do not fit each other, or say no size."""
+    if set(unet.attended("cross_attention_dim")) != {text.hidden_size}:
+        raise ValueError(
+            f"{folder}: cross_attention_dim = {unet.cross_attention_dim} of the unet must be the "
+            f"hidden_size = {text.hidden_size} of the text encoder"
+        )
     channels = unet.in_channels, unet.out_channels, vae.latent_channels
     if len(set(channels)) > 1:
         raise ValueError(
@@ -369,6 +374,9 @@ def _latent_shape(folder: Path, unet: UNetConfig, vae: VAEConfig) -> tuple[int, 
             f"{folder}: sample_size = None of the unet must be the side of its latents, or height and width"
         )
     height, width = unet.sample_size if isinstance(unet.sample_size, tuple) else (unet.sample_size,) * 2
+    smallest = 2 ** (len(unet.block_out_channels) - 1)
+    if height % smallest or width % smallest:
+        raise ValueError(f"{folder}: sample_size = {unet.sample_size} of the unet must be multiples of {smallest}")
     return height, width, unet.in_channels
 
 
@@ -381,14 +389,25 @@ def read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
     """
     if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder}: no vocab.json or tokenizer.json")
+    most = text.max_position_embeddings
     try:
-        tokenizer, most = CLIPTokenizer.from_pretrained(folder), text.max_position_embeddings
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        length = int(tokenizer.model_max_length)
+        if length <= most:  # else prompts would be padded to whatever it says
+            ids = tokenizer(["a photo"], padding="max_length", truncation=True).input_ids[0]
+            special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            fits = max(*ids, *special) < text.vocab_size and ids[0] == special[0] and special[1] in ids
     except Exception as error:  # of many kinds, for files of many kinds
         raise ValueError(f"{folder} is no CLIP tokenizer: {' '.join(str(error).split())}") from None
-    if tokenizer.model_max_length > most:  # 1e30 where its files do not say: diffusers fails there too
+    if not 2 < length <= most:  # 1e30 where its files do not say: diffusers fails there too
         raise ValueError(
-            f"{folder}: model_max_length = {tokenizer.model_max_length} is more than the text encoder's "
-            f"max_position_embeddings = {most}"
+            f"{folder}: model_max_length = {length} is more than the text encoder's max_position_embeddings = {most}, "
+            "or has no room for a word"
+        )
+    if not fits:
+        raise ValueError(
+            f"{folder} is not the text encoder's tokenizer: prompts do not begin and end in its vocabulary of "
+            f"{text.vocab_size} words"
         )
     return tokenizer
 

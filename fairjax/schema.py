@@ -29,13 +29,13 @@ from pydantic_core import PydanticUndefined
 from fairjax import schema_errors
 from fairjax.schema_errors import UserError
 
-__all__ = ["Section", "UserError", "add_arguments", "blame", "command", "dump", "load", "parse"]
+__all__ = ["Section", "UserError", "add_arguments", "blame", "command", "dump", "load", "parse", "read_yaml"]
 
 
 class Section(pydantic.BaseModel):
-    """A group of fields: of exact types, none unknown, and unchangeable once made."""
+    """A group of fields: of exact types, every number finite, none unknown, and unchangeable once made."""
 
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Schema = TypeVar("Schema", bound=Section)
@@ -53,18 +53,55 @@ _SCALARS = {
 }  # fmt: skip
 
 
+_LONGEST = 1_000
+"""The most characters of an error."""
+
+_DEEPEST = 20
+"""So far values may lie in each other: no field needs more, and what reads them goes down as deep."""
+
+_LARGEST = 10**6
+"""The most characters of a configuration: each is gone through many times."""
+
+
 class _Loader(yaml.SafeLoader):
+    """What a configuration needs of YAML: plain values, lists, and mappings whose keys are names.
+
+    Tags could ask for other types, and aliases make a short text a huge value, or one that holds itself.
+    """
+
     yaml_implicit_resolvers: dict[str, Any] = {}
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag:
+            raise yaml.composer.ComposerError(None, None, "anchors, aliases and tags are not read", event.start_mark)
+        if self.depth > _DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {_DEEPEST} deep", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node))  # 1.1 would read 010 as octal
+        try:
+            return int(node.value)  # 1.1 would read 010 as octal
+        except ValueError:  # Python reads 4,300 digits
+            raise _wrong(f"a number of {len(node.value)} digits", node) from None
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _wrong("a key must be a name", key)
+            if key.value in mapping:
+                raise _wrong(f"{schema_errors.shown(key.value)} is given twice", node)
+            mapping[key.value] = self.construct_object(value, deep=True)
+        return mapping
+
+
+def _wrong(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -75,6 +112,15 @@ for _tag, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file says, by the rules of a configuration; raises UserError naming it."""
+    with blame(f"cannot read {path}"), Path(path).open(encoding="utf-8") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise UserError(f"cannot read {path}: it has more than {_LARGEST:,} characters")
+    return _read_yaml(text, str(path))
 
 
 def _read_yaml(text: str, where: str) -> Any:
@@ -255,9 +301,7 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Mapping[str, 
     """
     data: Any = {}
     if path is not None:
-        with blame(f"cannot read {path}"):
-            text = Path(path).read_text(encoding="utf-8")
-        data = _read_yaml(text, str(path))
+        data = read_yaml(path)
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise UserError(f"{path}: must be a mapping of fields, not {schema_errors.shown(data)}")
@@ -307,6 +351,12 @@ def blame(subject: str) -> Iterator[None]:
         raise UserError(f"{subject}: {error}") from error
 
 
+def _line(text: str) -> str:
+    """On one line that a terminal takes for text alone, and that a person would read."""
+    line = "".join(part if part.isprintable() else repr(part)[1:-1] for part in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
 def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
     """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
 
@@ -320,7 +370,7 @@ def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
         try:
             main(sys.argv[1:] if argv is None else argv)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {_line(str(error))}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 _MOST_LISTED = 4
+_MOST_TOLD = 100  # of problems are put into words, each of which may take a search through all names
 
 _REQUIREMENTS = {
     "int_type": "an integer",
@@ -60,14 +61,28 @@ def unknown(name: str, known: Iterable[str]) -> str:
 def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel], data: Any) -> str:
     """All that is wrong, in one line; `data` is what was validated."""
     wrong: dict[str, list[str]] = {}  # requirements by complaint: the options of a union share theirs
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems[:_MOST_TOLD]:
         where, requirement = _complaint(problem, schema, data)
         requirements = wrong.setdefault(where, [])
         if requirement and requirement not in requirements:
             requirements.append(requirement)
     lines = [where + (f": {_either(needs)}" if needs else "") for where, needs in wrong.items()]
-    more = f"; and {len(lines) - _MOST_LISTED} more" if len(lines) > _MOST_LISTED else ""
+    left = len(lines) - _MOST_LISTED + max(0, len(problems) - _MOST_TOLD)
+    more = f"; and {left} more" if len(lines) > _MOST_LISTED else ""
     return "; ".join(lines[:_MOST_LISTED]) + more
+
+
+def requirements(error: pydantic.ValidationError) -> str:
+    """What would be right instead of a value that is no section."""
+    return _either(list(dict.fromkeys(map(_requirement, error.errors(include_url=False)))))
+
+
+def _requirement(problem: Mapping[str, Any]) -> str:
+    template = _REQUIREMENTS.get(problem["type"])
+    if template is None:
+        return problem["msg"][0].lower() + problem["msg"][1:]
+    return "must be " + template.format(**problem.get("ctx", {}))
 
 
 def _either(requirements: list[str]) -> str:
@@ -88,10 +103,9 @@ def _complaint(problem: Mapping[str, Any], schema: type[pydantic.BaseModel], dat
         reason = str(problem["ctx"]["error"])
         about_section = isinstance(problem["input"], dict)
         return (dotted or "configuration") + ("" if about_section else f" = {shown(problem['input'])}"), reason
-    template = _REQUIREMENTS.get(kind)
-    if template is None:
-        return f"{dotted} = {shown(problem['input'])}", problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{dotted} = {shown(problem['input'])}", "must be " + template.format(**problem.get("ctx", {}))
+    if kind == "json_invalid":  # by way of which it is validated: whatever YAML and the command line have beyond it
+        return "configuration", "must be text of valid characters"
+    return f"{dotted} = {shown(problem['input'])}", _requirement(problem)
 
 
 def _in_data(location: tuple[Any, ...], data: Any, missing: bool) -> tuple[Any, ...]:

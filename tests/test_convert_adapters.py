@@ -302,7 +302,7 @@ def test_files_that_are_missing_or_something_else_are_named(tmp_path, networks):
     with pytest.raises(FileNotFoundError, match=adapters.LORA_FILE):
         adapters.load_lora(tmp_path, networks)
     (tmp_path / "x.safetensors").write_text("hello, this is text")
-    with pytest.raises(ValueError, match="x.safetensors: not a safetensors file"):
+    with pytest.raises(ValueError, match="x.safetensors is not a whole safetensors file"):
         adapters.load_soft_prompt(tmp_path / "x.safetensors")
 
 

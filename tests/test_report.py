@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 ATTRIBUTES = (
     Attribute("gender", ("female", "male")),
     Attribute("skin_tone", ("light", "medium", "tan", "deep")),
-    Attribute("age", ("young", "old")),
+    Attribute("age", ("young", '<i class="x">old')),
 )
 EVIL = '<script>document.title = "taken over"</script> & "quoted"'
 COLUMNS = ("before", "after", EVIL)
@@ -55,8 +55,8 @@ def measured(rng):
 def page(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
     results = {
-        "model": "portraits", "adapter": "runs/x", "images_per_prompt": 64, "classifiers": ["judge"], "num_steps": 12,
-        "detector": "fixed", "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1, "versions": {"jax": "0"},
+        "model": "portraits", "adapter": f"runs/{EVIL}", "images_per_prompt": 64, "classifiers": [EVIL],
+        "num_steps": 12, "detector": EVIL, "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1, "versions": {EVIL: EVIL},
         "columns": {name: {"words": "{prompt}" if name != EVIL else EVIL} for name in COLUMNS},
         **measured(rng),
         "paired": [DIFFERENCE, DIFFERENCE | {"measure": "total_variation", "low": None, "p_value": None}],
@@ -92,7 +92,8 @@ def page(tmp_path_factory):
 def test_the_page_needs_nothing_else_and_escapes_everything(page):
     html = page.read_text()
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html) and "@import" not in html
-    assert "<script" not in html and html.count("&lt;script&gt;") >= 3
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 8
+    assert "<i class" not in html and html.count("&lt;i class=&#34;x&#34;&gt;old") >= 3
     assert "model: &lt;portraits&gt;" in html
     assert "eval.py --adapter &#39;a folder; rm -rf /&#39;" in html  # as a shell would have to be told
     assert [path.name for path in page.parent.iterdir() if "part" in path.name] == []

@@ -67,7 +67,7 @@ def load(tmp_path, text, overrides=None):
     "config",
     [
         Experiment(),
-        Experiment(name="1e-5", out=Path("runs/ä"), tuning=Training(rate=float("inf"), size=(1, 2)), attributes=()),
+        Experiment(name="1e-5", out=Path("runs/ä"), tuning=Training(rate=1e300, size=(1, 2)), attributes=()),
         Experiment(
             name="no",
             weights={"null": 1e-12, "yes": -3.0, "1": 0.0},

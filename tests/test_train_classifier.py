@@ -118,7 +118,7 @@ def test_a_mapping_says_what_values_mean(portraits, tmp_path):
         ("- a", "names no attribute"),
         ("gender: {female: [f]}", "gender has not two classes or more"),
         ("gender: {female: [f], male: [f]}", "gender has 'f' in more than one place"),
-        ("gender: {", "is not YAML"),
+        ("gender: {", "not valid YAML"),
     ],
 )
 def test_a_mapping_that_says_nothing_is_refused(text, message, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -72,7 +71,8 @@ def main(argv: list[str]) -> None:
     with blame("ADAPTER"):
         bundle = bundles.load_adapters(options.adapters, pipeline)
     results = run / "results.json" if run else None
-    measured = json.loads(results.read_text()) if results and results.is_file() else None
+    with blame("ADAPTER"):
+        measured = cards.read_results(results) if results and results.is_file() else None
     about = (bundle, config, measured)
     output, name = options.output, options.output.name
     with blame(f"--output = {str(output)!r}"):

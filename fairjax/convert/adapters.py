@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fairjax import files
 from fairjax.adapters import lora
 from fairjax.adapters.soft_prompt import SoftPrompt
-from fairjax.convert import kohya
+from fairjax.convert import folders, kohya
 from fairjax.convert.pickles import read_state_dict
+from fairjax.models.configs import typed
 from fairjax.models.functional import Params
+from fairjax.schema_errors import shown
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
@@ -57,6 +58,9 @@ _FORMATS = (
     (r"(.+?)(?:\.lora|\.lora_linear_layer)?\.(?P<factor>alpha)", r"\1"),
 )
 _FACTORS = {"A": "down", "B": "up"}
+
+_PATTERN = r"\^?([\w-]|\\?\.)+(\.\*([\w-]|\\?\.)+)?\$?"
+"""A module's name or a part of it, as a regular expression, with one gap in it at most."""
 
 
 def save_lora(
@@ -106,15 +110,15 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
         file = next((path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE)
     tensors, metadata = (read_state_dict(file), {}) if file.suffix in PICKLES else _read(file)
     if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
-        configs = {"": json.loads(config.read_text(encoding="utf-8"))}
+        configs = {"": folders.read_json(config)}
     elif _METADATA in metadata:
-        flat = json.loads(metadata[_METADATA])
+        flat = folders.parse_json(metadata[_METADATA], f"{file}: its {_METADATA}")
         configs = {
             component: {key.removeprefix(f"{component}."): flat[key] for key in flat if key.startswith(f"{component}.")}
             for component in networks
         }
     try:
-        return lora_from_torch(tensors, networks, configs)
+        return lora_from_torch(tensors, networks, {name: _Scaling.of(config) for name, config in configs.items()})
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
@@ -122,12 +126,12 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
 def lora_from_torch(
     tensors: Mapping[str, np.ndarray],
     networks: Mapping[str, Params],
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, _Scaling],
 ) -> dict[str, Lora]:
     """Adapters from the tensors of any of the formats above; arguments and errors as for `load_lora`.
 
     Args:
-        configs: by component (or "", for names without one), peft's `LoraConfig` as a dict, if any.
+        configs: by component (or "", for names without one), what peft's `LoraConfig` says, if any.
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     problems, others = [], set()
@@ -139,6 +143,8 @@ def lora_from_torch(
             others.add(parsed[0])
         else:
             component, module, factor = parsed
+            if np.asarray(tensor).dtype.kind not in "fV":  # bfloat16 is none of numpy's own
+                problems.append(f"{name} is of type {tensor.dtype}, expected floating point")
             found.setdefault(component, {}).setdefault(module, {})[factor] = np.asarray(tensor, np.float32)
     problems += [f"it adapts the {component} too, which is not wanted here" for component in sorted(others)]
     for component, modules in found.items():
@@ -151,7 +157,7 @@ def lora_from_torch(
 
     loras = {}
     for component, modules in found.items():
-        loras[component] = _assemble(modules, configs.get(component) or configs.get("") or {})
+        loras[component] = _assemble(modules, configs.get(component) or configs.get("") or _Scaling())
         try:
             lora.check(networks[component], loras[component].adapter)
         except ValueError as error:
@@ -197,6 +203,11 @@ def _misfits(component: str, modules: Mapping[str, Mapping[str, np.ndarray]]) ->
         missing = [name for name in ("down", "up") if name not in factors]
         if missing:
             problems.append(f"{component}.{module} has no {missing[0]} factor")
+        elif any(factors[name].ndim < 2 or not factors[name].size for name in ("down", "up")):
+            shapes = factors["down"].shape, factors["up"].shape
+            problems.append(f"{component}.{module} has factors of shape {shapes[0]} and {shapes[1]}")
+        elif factors.get("alpha", np.zeros(())).size != 1:
+            problems.append(f"{component}.{module} has {factors['alpha'].size} alphas")
         elif factors["down"].shape[0] != factors["up"].shape[1]:
             ranks = factors["down"].shape[0], factors["up"].shape[1]
             problems.append(f"{component}.{module} has factors of rank {ranks[0]} and {ranks[1]}")
@@ -205,7 +216,26 @@ def _misfits(component: str, modules: Mapping[str, Mapping[str, np.ndarray]]) ->
     return problems
 
 
-def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: Mapping[str, Any]) -> Lora:
+class _Scaling(NamedTuple):
+    """What a peft `LoraConfig` says of alpha."""
+
+    lora_alpha: float | None = None
+    alpha_pattern: dict[str, float] = {}
+    use_rslora: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> _Scaling:
+        """Raises ValueError, one line, where a field is of another type, or a pattern more than a name with a gap."""
+        said = {name: config.get(name) for name in cls._fields}
+        alpha = typed(float | None, said["lora_alpha"], "lora_alpha", "its configuration")
+        patterns = typed(dict[str, float] | None, said["alpha_pattern"], "alpha_pattern", "its configuration") or {}
+        for pattern in patterns:
+            if not re.fullmatch(_PATTERN, pattern):  # one of somebody else's can take for ever to match
+                raise ValueError(f"its configuration: alpha_pattern has {shown(pattern)}, which is no module's name")
+        return cls(alpha, patterns, typed(bool | None, said["use_rslora"], "use_rslora", "its configuration") or False)
+
+
+def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: _Scaling) -> Lora:
     """One adapter; where modules differ in alpha / rank, it goes into `up` and the scale is 1."""
     adapter = {
         module: {name: _from_torch(factors[name]) for name in ("down", "up")} for module, factors in modules.items()
@@ -218,17 +248,17 @@ def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: Mapping[s
     return Lora(adapter, 1.0)
 
 
-def _scale(module: str, factors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> float:
+def _scale(module: str, factors: Mapping[str, np.ndarray], config: _Scaling) -> float:
     """alpha / rank of a module: from its own tensor, else from the configuration, else 1."""
     rank = factors["down"].shape[0]
-    alpha = config.get("lora_alpha", rank)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
+    alpha = rank if config.lora_alpha is None else config.lora_alpha
+    for pattern, value in config.alpha_pattern.items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             alpha = value
             break
     if "alpha" in factors:
         alpha = factors["alpha"].item()
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+    return float(alpha) / (rank**0.5 if config.use_rslora else rank)
 
 
 def _peft_config(adapter: lora.Adapter, scale: float) -> dict[str, Any]:
@@ -258,11 +288,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors and the metadata of a safetensors file."""
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from None
+    return folders.read_tensors(path)
 
 
 def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN) -> None:
@@ -303,6 +329,8 @@ def load_soft_prompt(path: str | Path) -> tuple[str, SoftPrompt]:
     if len(tensors) != 1:
         raise ValueError(f"{path}: a textual inversion holds one tensor; this file holds {len(tensors)}")
     ((token, tensor),) = tensors.items()
-    if tensor.ndim not in (1, 2):
-        raise ValueError(f"{path}: {token} has shape {tensor.shape}, expected (tokens, width)")
+    if tensor.ndim not in (1, 2) or not tensor.size or tensor.dtype.kind not in "fV":
+        raise ValueError(
+            f"{path}: {token} is {tensor.dtype}{list(tensor.shape)}, expected floating point [tokens, width]"
+        )
     return token, {"embedding": np.atleast_2d(np.asarray(tensor, np.float32))}

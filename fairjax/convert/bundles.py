@@ -65,7 +65,9 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
 def _but_components(folder: str, names: list[str]) -> list[str]:
     """Of a pipeline's folder, what is written anew, or is no part of it: all but its index, scheduler and tokenizer."""
     inside = Path(folder).name in ("scheduler", "tokenizer")
-    return [] if inside else [name for name in names if name not in ("model_index.json", "scheduler", "tokenizer")]
+    wanted = [name for name in names if inside or name in ("model_index.json", "scheduler", "tokenizer")]
+    there = [name for name in wanted if (path := Path(folder, name)).is_file() or path.is_dir() and not inside]
+    return [name for name in names if name not in there]
 
 
 def load_adapters(sources: Sequence[str | Path], pipeline: Pipeline) -> Bundle:

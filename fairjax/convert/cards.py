@@ -9,7 +9,7 @@ from typing import Any
 
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
-from fairjax.convert import adapters
+from fairjax.convert import adapters, folders
 from fairjax.pipeline import hub_id
 
 _KINDS = {
@@ -24,6 +24,16 @@ _LIMITS = """## Limits
 - Measured are the prompts and the classifiers named above. Other prompts, samplers and guidance scales may differ.
 - Even shares say nothing of how people are shown. Look at the pictures before you publish them.
 - The licence is that of the base model; the adapter adds no terms of its own."""
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a run measured; raises ValueError, one line, where the file holds anything else."""
+    results = folders.read_json(path)
+    try:
+        _measured(results)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not what a run measures") from None
+    return results
 
 
 def write(folder: Path, bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] | None, use: str) -> None:

@@ -18,19 +18,31 @@ from safetensors.numpy import save_file
 from fairjax import files
 from fairjax.convert.rules import from_torch, to_torch
 from fairjax.models.functional import Network, Params
+from fairjax.schema_errors import shown
 
 WEIGHTS = "diffusion_pytorch_model"
 """How diffusers names the weights of its own networks; transformers says `model`."""
+
+_TYPES = ("F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL")
+"""Of the tensors in a safetensors file, those that numpy (with ml_dtypes) has too."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises FileNotFoundError or ValueError naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object; raises ValueError, one line that begins with where it is from."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        fields = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where} should hold a JSON object, and holds {shown(fields)}")
+    return fields
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
@@ -54,7 +66,12 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             folder / f"{stem}{variant}.safetensors.index.json",
         ):
             if index.is_file():
-                return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+                shards = read_json(index).get("weight_map")
+                names = list(shards.values()) if isinstance(shards, dict) else [shards]
+                for name in names:
+                    if not isinstance(name, str) or Path(name).name != name:  # from elsewhere nothing is read
+                        raise ValueError(f"{index}: weight_map names {shown(name)}, which is no file of its folder")
+                return [folder / name for name in sorted(set(names))]
     pickled = next(
         (folder / f"{stem}{end}" for end in (".bin", ".pt", ".ckpt") if (folder / f"{stem}{end}").is_file()),
         None,
@@ -63,19 +80,34 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     raise FileNotFoundError(f"{folder}: no {stem}.safetensors (or its shards, or an fp16 variant){refused}")
 
 
+def read_tensors(path: Path, only: tuple[str, ...] = ("",)) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file whose names begin with one of `only`, and its metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: one line naming the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    tensors = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if name.startswith(only):
+                    if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
+                        raise ValueError(f"{path}: {shown(name)} is of type {kind}, none of {', '.join(_TYPES)}")
+                    tensors[name] = file.get_tensor(name)
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
 def read_weights(folder: Path, stem: str, only: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
     """The tensors of the weights `stem` by their PyTorch names: those that begin with one of `only`."""
     tensors: dict[str, np.ndarray] = {}
     for path in weight_files(folder, stem):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: a shard that the index names does not exist")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    if name.startswith(only):
-                        tensors[name] = file.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+        tensors |= read_tensors(path, only)[0]
     return tensors
 
 

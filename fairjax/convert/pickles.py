@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+
+from fairjax.convert import folders
 
 EMBEDDINGS = "embeddings"
 
@@ -40,13 +40,13 @@ def read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # that other pickles than PyTorch's might not be read
             content = _read_plain(path, torch) if _is_plain(path) else _weights_only(path, torch)
+            return _arrays(content, torch)
     except Exception as error:  # a crafted file can make the unpickler raise anything
         refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = f"it would run {refused[1]}" if refused else "it is damaged, or holds no tensors"
         raise ValueError(
             f"{path} was not read: {reason}; of pickles, which can execute code, weights alone are: save safetensors"
         ) from None
-    return _arrays(content, torch)
 
 
 def _weights_only(file: Any, torch: Any) -> Any:
@@ -70,7 +70,7 @@ def _read_plain(path: Path, torch: Any) -> Any:
         ("collections", "OrderedDict"): collections.OrderedDict,
     }
 
-    class Unpickler(pickle.Unpickler):
+    class Unpickler(pickle._Unpickler):  # the one in C makes room for as many objects as a file claims to number
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) not in known:
                 raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
@@ -81,13 +81,20 @@ def _read_plain(path: Path, torch: Any) -> Any:
 
 
 def _arrays(content: Any, torch: Any) -> Any:
-    if isinstance(content, torch.Tensor):
-        return (content.float() if content.dtype in (torch.float16, torch.bfloat16) else content).detach().numpy()
+    """Arrays for tensors, and for those in a container; what lies deeper, a few bytes can repeat without end."""
     if isinstance(content, dict):
-        return {name: _arrays(value, torch) for name, value in content.items()}
+        return {name: _array(value, torch) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return type(content)(_arrays(value, torch) for value in content)
-    return content
+        return [_array(value, torch) for value in content]
+    return _array(content, torch)
+
+
+def _array(value: Any, torch: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError("a tensor of more numbers than the file has")
+    return (value.float() if value.dtype in (torch.float16, torch.bfloat16) else value).detach().numpy()
 
 
 def read_state_dict(path: Path, prefix: str = "module.") -> dict[str, np.ndarray]:
@@ -115,12 +122,13 @@ def read_bank(path: Path, attributes: Sequence[str] = ("gender", "race")) -> dic
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    try:
-        found = _read_bank(path, attributes)
-    except (SafetensorError, EOFError, OSError, ValueError) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path} is no bank of faces: {error}") from None
+    found = _read_bank(path, attributes)
+    for name, value in found.items():
+        if isinstance(value, list) and all(type(item) is int for item in value):
+            found[name] = value = np.array(value)
+        kinds = "f" if name == EMBEDDINGS else "iu"
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
+            raise ValueError(f"{path}: {name} should be an array of {'floats' if kinds == 'f' else 'integers'}")
     bank = {name: np.asarray(value, np.float32 if name == EMBEDDINGS else np.int32) for name, value in found.items()}
     shapes = {name: value.shape for name, value in bank.items()}
     faces = bank.get(EMBEDDINGS, np.zeros(0))
@@ -129,15 +137,20 @@ def read_bank(path: Path, attributes: Sequence[str] = ("gender", "race")) -> dic
     return bank
 
 
+def _read_numpy(path: Path) -> dict[str, Any]:
+    try:  # .npy in place, so that there are as many numbers as it says
+        content = np.load(path, "r" if path.suffix == ".npy" else None, allow_pickle=False)
+        return {EMBEDDINGS: content} if isinstance(content, np.ndarray) else dict(content)
+    except Exception as error:  # a crafted file can make what unpacks it raise anything
+        raise ValueError(f"{path} is no bank of faces: {error}") from None
+
+
 def _read_bank(path: Path, attributes: Sequence[str]) -> dict[str, Any]:
     match path.suffix:
-        case ".npy":
-            return {EMBEDDINGS: np.load(path, allow_pickle=False)}
-        case ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+        case ".npy" | ".npz":
+            return _read_numpy(path)
         case ".safetensors":
-            return load_file(path)
+            return folders.read_tensors(path)[0]
         case ".pkl" | ".pt" | ".pth":
             content = read_pickle(path)
             if isinstance(content, dict):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fairjax.models.functional import Params, misfits
@@ -58,6 +59,9 @@ def from_torch(abstract: Params, tensors: Mapping[str, np.ndarray], ignore: Iter
             return None
         tensor = np.asarray(tensors[name])
         expected = tuple(leaf.shape[axis] for axis in _axes(path, len(leaf.shape), to_torch=True))
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            misshapen.append(f"{name} is of type {tensor.dtype}, expected floating point")
+            return None
         if tensor.shape != expected:
             misshapen.append(f"{name} has shape {tensor.shape}, expected {expected}")
             return None

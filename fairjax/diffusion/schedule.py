@@ -82,6 +82,10 @@ class NoiseSchedule:
             value, supported = getattr(self, field.name), _ONLY.get(field.name)
             if supported and value not in supported:
                 raise ValueError(f"NoiseSchedule: {field.name} = {value!r} must be one of {supported}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"NoiseSchedule: beta_start = {self.beta_start} and beta_end = {self.beta_end} must rise from 0 to 1"
+            )
 
     @functools.cached_property
     def alphas_cumprod(self) -> np.ndarray:

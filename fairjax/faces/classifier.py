@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from fairjax.convert import folders
+from fairjax.models.configs import read_config, typed
 from fairjax.models.functional import Network, Params, functional
-from fairjax.models.mobilenet import MobileNetV3, MobileNetV3Config, Row
+from fairjax.models.mobilenet import MobileNetV3, MobileNetV3Config
 
 _CLASS = "MobileNetV3"
 
@@ -62,10 +63,10 @@ def load(folder: Path) -> tuple[Classifier, Params]:
     fields = folders.read_json(folder / "config.json")
     if fields.get("_class_name") != _CLASS:
         raise ValueError(f"{folder}/config.json: _class_name = {fields.get('_class_name')!r} must be {_CLASS!r}")
-    rows = tuple(Row(*row) for row in fields["rows"])
-    config = MobileNetV3Config(rows, fields["last_channels"], fields["num_classes"], fields["stem"])
-    heads = {name: tuple(classes) for name, classes in fields["heads"].items()}
-    classifier = Classifier.make(config, heads, fields["image_size"])
+    where = f"{folder}/config.json"
+    config = read_config(MobileNetV3Config, fields, {}, where)
+    heads = typed(dict[str, tuple[str, ...]], fields.get("heads"), "heads", where)
+    classifier = Classifier.make(config, heads, typed(int, fields.get("image_size"), "image_size", where))
     return classifier, folders.load(classifier.network, folder, "model")
 
 
@@ -92,9 +93,12 @@ def load_errors(folder: Path, classifier: Classifier) -> dict[str, np.ndarray]:
         return {}
     matrices = {}
     for name, told in folders.read_json(folder / HELD_OUT).items():
-        classes, matrix = classifier.heads.get(name), np.array(told.get("rows_are_labels"))
-        if classes is None or list(classes) != told.get("classes") or matrix.shape != (len(classes),) * 2:
-            raise ValueError(f"{folder / HELD_OUT}: {name} is not of the classifier's classes")
+        where, told = f"{folder / HELD_OUT}: {name}", told if isinstance(told, dict) else {}
+        rows = typed(tuple[tuple[int, ...], ...], told.get("rows_are_labels"), "rows_are_labels", where)
+        classes = classifier.heads.get(name)
+        if classes is None or list(classes) != told.get("classes") or {len(rows), *map(len, rows)} != {len(classes)}:
+            raise ValueError(f"{where} is not of the classifier's classes")
+        matrix = np.array(rows)
         matrices[name] = matrix
     return matrices
 

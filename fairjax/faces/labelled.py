@@ -13,9 +13,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-import yaml
 
-from fairjax import tables
+from fairjax import schema, tables
 
 Classes = Mapping[str, Mapping[str, Sequence[str]]]
 """Attribute -> class -> the values that mean it."""
@@ -110,9 +109,9 @@ def read_mapping(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        content = schema.read_yaml(path)
+    except schema.UserError as error:
+        raise ValueError(str(error)) from None
     example = "it should say, say, gender: {female: [Female], male: [Male]}"
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} names no attribute: {example}")

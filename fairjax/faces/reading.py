@@ -17,6 +17,8 @@ from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics, TextTower
 from fairjax.faces.located import FixedBox, Locator
+from fairjax.models.clip import CLIPVisionConfig
+from fairjax.models.configs import typed
 from fairjax.models.functional import Params, cast
 from fairjax.pipeline import NETWORK, PORTRAITS, find, read_tokenizer
 
@@ -162,18 +164,23 @@ def _semantics(name: str, dtype: jnp.dtype, weights: bool) -> tuple[Semantics, P
     folder = _semantics_folder(name, weights)
     fields = folders.read_json(folder / "config.json")
     kind = fields.get("model_type")
-    if kind not in _VISION:
+    if not isinstance(kind, str) or kind not in _VISION:
         raise ValueError(f"{folder}/config.json: model_type = {kind!r} must be one of {', '.join(_VISION)}")
     load, statistics = _VISION[kind]
     if (folder / "preprocessor_config.json").is_file():
         said = folders.read_json(folder / "preprocessor_config.json")
         if "image_mean" in said and "image_std" in said:
-            statistics = semantics.Statistics(tuple(said["image_mean"]), tuple(said["image_std"]))
+            three, where = tuple[float, float, float], f"{folder}/preprocessor_config.json"
+            mean, std = (typed(three, said[name], name, where) for name in ("image_mean", "image_std"))
+            if not all(std):
+                raise ValueError(f"{where}: image_std = {list(std)} must be above 0")
+            statistics = semantics.Statistics(mean, std)
     network, params = load(folder, dtype, weights=weights)
     # DINOv2 interpolates its positions, so that it sees what CLIP sees
-    size = geometry.CROP_SIZE if kind == "dinov2" else fields.get("vision_config", fields).get("image_size", 224)
-    typed = functools.partial(cast, dtype=dtype)
-    return Semantics(network, statistics, size), typed(params) if weights else jax.eval_shape(typed, params)
+    size = geometry.CROP_SIZE if kind == "dinov2" else CLIPVisionConfig.from_dict(fields).image_size
+    cast_all = functools.partial(cast, dtype=dtype)
+    narrow = cast_all(params) if weights else jax.eval_shape(cast_all, params)
+    return Semantics(network, statistics, size), narrow
 
 
 def face(name: str) -> tuple[FaceEmbedding, Params]:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fairjax.models.attention import attend
-from fairjax.models.configs import read_config
+from fairjax.models.configs import divides, read_config
 from fairjax.models.layers import ACTIVATIONS, MLP, Dtype, layer_norm
+from fairjax.schema_errors import shown
 
 _ACTIVATIONS = ACTIVATIONS | {"quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x)}
 _ONLY = {
@@ -35,6 +36,8 @@ def _tower(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not both:
         return fields
     part = next((fields[key] for key in both if fields[key] is not None), {})
+    if not isinstance(part, Mapping):
+        raise ValueError(f"{name} = {shown(part)} must be a mapping of fields")
     return {**part, **{key: fields[key] for key in ("projection_dim",) if key in fields}}
 
 
@@ -58,6 +61,9 @@ class CLIPTextConfig:
         """Reads a `config.json`, or its `text_config`; raises ValueError naming an unsupported field."""
         return read_config(cls, _tower(fields, "text_config"), _ONLY)
 
+    def __post_init__(self) -> None:
+        _check_heads(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class CLIPVisionConfig:
@@ -78,6 +84,15 @@ class CLIPVisionConfig:
     def from_dict(cls, fields: Mapping[str, Any]) -> CLIPVisionConfig:
         """Reads a `config.json`, or its `vision_config`; raises ValueError naming an unsupported field."""
         return read_config(cls, _tower(fields, "vision_config"), _ONLY)
+
+    def __post_init__(self) -> None:
+        _check_heads(self)
+        divides(self.patch_size, self.image_size, ("patch_size", "image_size"), type(self).__name__)
+
+
+def _check_heads(config: Config) -> None:
+    names = ("num_attention_heads", "hidden_size")
+    divides(config.num_attention_heads, config.hidden_size, names, type(config).__name__)
 
 
 Config = CLIPTextConfig | CLIPVisionConfig

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from fairjax.models.attention import attend
-from fairjax.models.configs import read_config
+from fairjax.models.configs import divides, read_config
 from fairjax.models.layers import ACTIVATIONS, MLP, Dtype, layer_norm
 
 _ONLY = {
@@ -47,6 +47,10 @@ class Dinov2Config:
             if not isinstance(fields.get(name, 0), int):
                 raise ValueError(f"{cls.__name__}: {name} = {fields[name]!r} is not supported; it must be one number")
         return read_config(cls, fields, _ONLY)
+
+    def __post_init__(self) -> None:
+        names = ("num_attention_heads", "hidden_size")
+        divides(self.num_attention_heads, self.hidden_size, names, type(self).__name__)
 
 
 def bicubic(size: int, new: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fairjax.models.configs import per_block, read_config
+from fairjax.models.configs import divides, per_block, read_config
 from fairjax.models.layers import (
     ACTIVATIONS,
     Attention,
@@ -94,10 +94,24 @@ class UNetConfig:
             types = getattr(self, name)
             if len(types) != blocks or not set(types) <= set(known):
                 raise ValueError(f"UNetConfig: {name} = {types} must be {blocks} of {' and '.join(known)}")
+        for channels in self.block_out_channels:
+            divides(self.norm_num_groups, channels, ("norm_num_groups", "block_out_channels"), "UNetConfig")
+        for channels, heads in zip(
+            self.attended("block_out_channels"), self.attended("attention_head_dim"), strict=True
+        ):
+            divides(heads, channels, ("attention_head_dim", "block_out_channels"), "UNetConfig")
+        for name in ("layers_per_block", "cross_attention_dim", "transformer_layers_per_block"):
+            self.block(name)  # raises, too
 
     def block(self, name: str) -> tuple[Any, ...]:
         """The values of the field `name`, one for each block on the way down."""
         return per_block(getattr(self, name), len(self.block_out_channels), f"UNetConfig: {name}")
+
+    def attended(self, name: str) -> tuple[Any, ...]:
+        """The same of those blocks that have attention, on the way down, in the middle or on the way up."""
+        kinds = zip(self.down_block_types[:-1], self.up_block_types[:0:-1], strict=True)
+        there = [any(kind.startswith("CrossAttn") for kind in both) for both in kinds]
+        return tuple(value for value, own in zip(self.block(name), [*there, True], strict=True) if own)
 
 
 def timestep_embedding(timesteps: jax.Array, channels: int, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fairjax.models.configs import read_config
+from fairjax.models.configs import divides, read_config
 from fairjax.models.layers import (
     ACTIVATIONS,
     Attention,
@@ -63,6 +63,8 @@ class VAEConfig:
         ):
             if getattr(self, name) != (kind,) * blocks:
                 raise ValueError(f"VAEConfig: {name} = {getattr(self, name)} must be {blocks} times {kind}")
+        for channels in self.block_out_channels:
+            divides(self.norm_num_groups, channels, ("norm_num_groups", "block_out_channels"), "VAEConfig")
 
     @property
     def downscale(self) -> int:
