@@ -70,6 +70,32 @@ def test_positions_are_interpolated_as_pytorch_does_it(size, new):
     np.testing.assert_allclose(bicubic(size, new) @ line, expected, atol=1e-12)
 
 
+def test_a_layer_of_dinov2_base_at_its_real_geometry(tmp_path):
+    """768 wide with 12 heads; learned on 518 px, shown 224: positions go from a grid of 37 to one of 16."""
+    theirs = randomised(transformers.Dinov2Model(transformers.Dinov2Config(**DINOV2_BASE | {"num_hidden_layers": 1})))
+    theirs.save_pretrained(tmp_path)
+    network, params = load_dinov2(tmp_path)
+    images = images_of(224, 224, 1)
+    with torch.no_grad():
+        expected = theirs(nchw(images)).last_hidden_state.numpy()
+    assert expected.shape == (1, 257, 768)
+    states = jax.jit(network.apply, static_argnames="method")(params, images, method="hidden_states")
+    assert relative(states, expected) <= 1e-4
+
+
+def test_a_layer_of_clip_h14_at_its_real_geometry(tmp_path):
+    """1280 wide with 16 heads, 224 px in patches of 14, the exact gelu, projected to 1024."""
+    config = transformers.CLIPVisionConfig(**H14 | {"num_hidden_layers": 1})
+    theirs = randomised(transformers.CLIPVisionModelWithProjection(config))
+    theirs.save_pretrained(tmp_path)
+    network, params = load_clip_vision(tmp_path)
+    images = images_of(224, 224, 1)
+    with torch.no_grad():
+        expected = theirs(nchw(images)).image_embeds.numpy()
+    assert expected.shape == (1, 1024) and config.image_size == 224
+    assert relative(jax.jit(network.apply)(params, images), expected) <= 1e-4
+
+
 def test_dinov2_base_and_clip_h14_have_their_sizes():
     """As PyTorch has them, without allocating any: 86.6 and 632.1 million numbers."""
     dino = functional(lambda rngs: Dinov2Model(Dinov2Config.from_dict(DINOV2_BASE), rngs=rngs)).abstract
