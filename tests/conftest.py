@@ -36,6 +36,32 @@ def pytest_collection_modifyitems(items):
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=rank)  # stable: the order within a file stays
+    for item in items:
+        for mark in item.iter_markers("faults"):
+            item.user_properties.append(("fault", _fault(*mark.args, **mark.kwargs)))
+
+
+def _fault(what, count=1, lost="nothing"):
+    return {"what": what, "count": count, "lost": lost}
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Of `pytest -m faults`: how many faults were injected, how many survived, and what was lost by them."""
+    if config.option.markexpr != "faults":
+        return
+    rows = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            told = dict(report.user_properties)
+            if report.when == "call" and "fault" in told:
+                fault = told["fault"]
+                row = rows.setdefault(fault["what"], [0, 0, told.get("lost", fault["lost"])])
+                row[0] += fault["count"]
+                row[1] += fault["count"] * (outcome == "passed")
+    terminalreporter.section("faults")
+    terminalreporter.write_line(f"{'injected':>8} {'survived':>8}  what, and what was lost")
+    for what, (injected, survived, lost) in rows.items():
+        terminalreporter.write_line(f"{injected:8} {survived:8}  {what}: {lost}")
 
 
 @pytest.fixture

@@ -198,6 +198,7 @@ def test_a_resumed_log_goes_on_after_the_checkpoints_step_whatever_lines_it_has(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.faults("a full disk, logging", lost="TensorBoard's part, which is told")
 def test_a_log_that_a_full_disk_does_not_take_is_written_when_there_is_room(tmp_path, capsys):
     """A warning each, and no step waits for TensorBoard, whose thread has died of it."""
     log = Log(tmp_path, start=0)

@@ -69,6 +69,7 @@ def test_whole_checkpoints_are_taken_as_they_are(folder, capfd):
     assert not (folder / DAMAGED).exists() and "warning" not in capfd.readouterr().err
 
 
+@pytest.mark.faults("a checkpoint damaged", lost="the steps since the one before it")
 @pytest.mark.parametrize("harm", [truncate, flip_a_bit, delete_half, never_finish, cut_the_sums])
 def test_a_damaged_checkpoint_is_named_and_kept_and_the_one_before_is_read(harm, folder, capfd):
     harm(folder / "3")
@@ -85,6 +86,7 @@ def test_a_damaged_checkpoint_is_named_and_kept_and_the_one_before_is_read(harm,
     assert newest(folder) == (3, 3)
 
 
+@pytest.mark.faults("all checkpoints damaged", lost="the run, which is told")
 def test_all_may_be_damaged(folder, capfd):
     for step in ("1", "2", "3"):
         flip_a_bit(folder / step)
@@ -92,6 +94,7 @@ def test_all_may_be_damaged(folder, capfd):
     assert capfd.readouterr().err.count("warning: checkpoint") == 3
 
 
+@pytest.mark.faults("a full disk, saving")
 @pytest.mark.parametrize("free", [0, 10_000])  # of the 16 KiB of the weights
 def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_when_there_is_room(folder, free):
     kept = Checkpoints(folder, keep=3)
@@ -115,6 +118,7 @@ def test_what_was_given_is_saved_though_it_changes_before_it_is_written(tmp_path
     kept.close()
 
 
+@pytest.mark.faults("a full disk, saving while steps are taken", lost="the steps since the checkpoint before")
 def test_a_disk_that_is_full_while_the_work_goes_on_is_told_before_the_next_is_begun(folder, monkeypatch):
     kept = Checkpoints(folder, keep=3)
     going_on = threading.Event()

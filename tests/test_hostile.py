@@ -115,12 +115,14 @@ def test_malformed_models_adapters_weights_and_prompts(tmp_path, capfd, monkeypa
     throw_files(60, tmp_path, capfd, monkeypatch, small_world)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.faults("a malformed configuration", count=500)
 def test_many_malformed_configurations(tmp_path, capfd, monkeypatch):
     throw_configurations(500, tmp_path, capfd, monkeypatch)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.faults("a malformed model, adapter, weights or prompts", count=300)
 def test_many_malformed_models_adapters_weights_and_prompts(tmp_path, capfd, monkeypatch, small_world):
     throw_files(300, tmp_path, capfd, monkeypatch, small_world)
 
@@ -137,7 +139,8 @@ def started(folder, *command):
     return run.stderr
 
 
-@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.faults("a hostile configuration, for a process with little memory")
 @pytest.mark.parametrize("text", [LAUGHS, f"model: {TAGS[0]}", "[" * 100_000, "seed: " + "9" * 5_000])
 def test_a_process_refuses_a_configuration_as_its_main_does(text, tmp_path, capfd, monkeypatch):
     (tmp_path / "c.yaml").write_text(text)
@@ -146,7 +149,8 @@ def test_a_process_refuses_a_configuration_as_its_main_does(text, tmp_path, capf
     assert train_program.main(["--config", "c.yaml"]) == 2 and capfd.readouterr().err == error
 
 
-@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.faults("a bomb, for a process with little memory")
 @pytest.mark.parametrize("number", range(len(hostile_files.BOMBS)))
 def test_a_process_refuses_a_bomb(number, tmp_path, small_world):
     name, content = hostile_files.BOMBS[number]

@@ -168,6 +168,7 @@ def saving_every_step(case):
     object.__setattr__(case, "config", case.config.model_copy(update={"training": training}))
 
 
+@pytest.mark.faults("a full disk, in a run with a checkpoint")
 def test_a_full_disk_is_a_warning_while_a_checkpoint_is_there_and_the_run_goes_on_from_it(one_device, tmp_path, capsys):
     """The last of three steps cannot be saved either: one line; with room, a resumed run ends with the same numbers."""
     saving_every_step(one_device)
@@ -186,6 +187,7 @@ def test_a_full_disk_is_a_warning_while_a_checkpoint_is_there_and_the_run_goes_o
     np.testing.assert_array_equal(leaves(whole.ema), leaves(resumed.ema))
 
 
+@pytest.mark.faults("a disk that takes no checkpoint", lost="the steps until the first checkpoint was due")
 def test_a_disk_that_takes_no_checkpoint_ends_a_run_at_the_first(one_device, tmp_path):
     saving_every_step(one_device)
     checkpoints, told = Checkpoints(tmp_path / "checkpoints"), []
@@ -217,6 +219,7 @@ def test_a_resumed_run_continues_to_the_same_numbers(one_device, tmp_path):
     assert again == seen[len(seen) - len(again) :]
 
 
+@pytest.mark.faults("a gradient that is not finite", lost="that step")
 def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
     section = Experiment().training
     bundle = {"unet": {"layer": {"down": jnp.ones((2, 1)), "up": jnp.zeros((1, 2))}}}
@@ -248,6 +251,7 @@ def breakable(small_world):
     return Finetuning(load(Experiment, None, fields(small_world) | asked), parallel.mesh(1))
 
 
+@pytest.mark.faults("a network that gives NaN", lost="the steps that were not finite")
 @pytest.mark.parametrize("network", BROKEN)
 def test_a_run_whose_numbers_are_not_finite_ends_and_says_why(network, breakable, tmp_path, monkeypatch):
     """Each network's output in turn: no step changes the adapter, the third ends the run, and it can be continued."""

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from fairjax.training.watch import Watch
 
 STEP = 0.05
@@ -24,6 +26,7 @@ def standing_still(watch):
     raise AssertionError("nothing was noticed")
 
 
+@pytest.mark.faults("a stall")
 def test_each_stall_is_told_once_with_the_stacks_of_all_threads(tmp_path, capsys):
     with Watch(tmp_path / "stalls.txt", patience=10, least=0.4) as watch:
         steps(watch, 5)
