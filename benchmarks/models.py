@@ -22,7 +22,7 @@ from benchmarks import full_size
 from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet
 from fairjax.config import Experiment
 from fairjax.convert import folders
-from fairjax.pipeline import find
+from fairjax.hub import find
 from fairjax.portraits import recipe
 from fairjax.schema import load
 

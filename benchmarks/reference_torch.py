@@ -30,7 +30,7 @@ from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, face_crops, 
 from fairjax.convert.rules import to_torch
 from fairjax.faces.judges import PRESENCE
 from fairjax.faces.reading import path as judge_path
-from fairjax.pipeline import find
+from fairjax.hub import find
 
 Tensor = torch.Tensor
 

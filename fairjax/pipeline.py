@@ -6,14 +6,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from transformers import CLIPTokenizer
 
-from fairjax import kinds, parallel
+from fairjax import hub, kinds, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import GUIDANCE_SCALE
@@ -21,41 +20,11 @@ from fairjax.convert import folders
 from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.hub import PORTRAITS, find
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
 from fairjax.models.functional import Network, Params, cast, functional, in_chunks
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
-
-PORTRAITS = "portraits"
-"""The name of the embedded pipeline, which ships with the package."""
-
-
-class HubFiles(NamedTuple):
-    """What is read of a repository of the hub, as patterns of paths; what else lies there is not downloaded."""
-
-    wanted: tuple[str, ...]
-    ignored: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()  # each of these is there, where a copy is complete
-
-    def without_weights(self) -> HubFiles:
-        """What describes the networks: a few megabytes at most."""
-        return HubFiles(tuple(pattern for pattern in self.wanted if "safetensors" not in pattern), self.ignored)
-
-
-_KIND = HubFiles(kinds.FILES)
-PIPELINE = HubFiles(
-    ("*.json", "tokenizer/*.txt", "*/*.safetensors"),
-    ("safety_checker/*", "*/*.*.safetensors"),  # variants of weights: .fp16, .non_ema
-    ("text_encoder/*.safetensors", "unet/*.safetensors", "vae/*.safetensors"),
-)
-NETWORK = HubFiles(
-    (
-        "config.json", "preprocessor_config.json", "tokenizer*.json", "vocab.json", "merges.txt",
-        "special_tokens_map.json", "model.safetensors*", "model-*.safetensors",
-    ),
-    weights=("model*.safetensors",),
-)  # fmt: skip
-"""A single network, as transformers publishes it, with its tokenizer where it has one."""
 
 _USUAL_GUIDANCE = 7.5
 """Of Stable Diffusion, in diffusers."""
@@ -65,77 +34,6 @@ _TABLE_STEPS = 50
 
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
-
-
-def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, weights: bool = True) -> Path:
-    """The folder of a pipeline: the embedded one by name, a local folder, or a hub id, which is downloaded.
-
-    Args:
-        name: a hub id may name a revision, a branch, tag or commit: "org/name@revision".
-        field: what the configuration calls it, for errors.
-        files: what is read of a hub id.
-        weights: whether they are, too.
-
-    Raises:
-        FileNotFoundError, ValueError: one line, where it is none of these.
-    """
-    if str(name) == PORTRAITS:
-        return Path(__file__).parent / "portraits" / "weights"
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).is_file():
-        convert = "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
-        raise ValueError(f"{field} = {str(name)!r} is a single file; convert it to a diffusers folder: {convert}")
-    repository, revision = hub_id(name)
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"{field} = {str(name)!r}: no such folder, nor {PORTRAITS!r} or a hub id such as 'org/name'"
-        )
-    from huggingface_hub import snapshot_download
-
-    asked = files if weights else files.without_weights()
-    try:
-        download = functools.partial(snapshot_download, repository, revision=revision)
-        folder = Path(download(allow_patterns=asked.wanted, ignore_patterns=asked.ignored))
-        if asked is PIPELINE and (half := _without_weights(folder)):
-            download(allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
-        return folder
-    except Exception as error:  # the hub's client raises its own kinds, and requests', and the system's
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(f"{field} = {str(name)!r}: no such folder, and the hub says: {reason}") from None
-
-
-def hub_id(name: str | Path) -> tuple[str, str | None]:
-    """Repository and revision of "org/name@revision"; None is the newest. A path that is there stays whole."""
-    if Path(name).exists():
-        return str(name), None
-    repository, _, revision = str(name).partition("@")
-    return repository, revision or None
-
-
-def on_hub(name: str | Path, files: HubFiles = PIPELINE) -> bool:
-    """Whether `find` would have to download it: a hub id of which there is no whole copy on this machine."""
-    repository, revision = hub_id(name)
-    if str(name) == PORTRAITS or Path(name).exists() or repository.count("/") != 1:
-        return False
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = {"allow_patterns": files.wanted, "ignore_patterns": files.ignored}
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **patterns))
-    except LocalEntryNotFoundError:
-        return True
-    except HFValidationError:  # no id at all: `find` says so
-        return False
-    return not all(any(folder.glob(pattern)) for pattern in files.weights)
-
-
-def _without_weights(folder: Path) -> list[str]:
-    """The components of a download whose weights the hub holds in half precision only, if at all."""
-    return [
-        config.parent.name for config in folder.glob("*/config.json") if not any(config.parent.glob("*.safetensors"))
-    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,7 +73,7 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
-        kinds.check(find(name, files=_KIND))  # before the weights of a kind that is not supported are downloaded
+        kinds.check(find(name, files=hub.KIND))  # before the weights of a kind that is not supported are downloaded
         folder = find(name, weights=weights)
         guidance_scale = GUIDANCE_SCALE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))

@@ -18,10 +18,11 @@ from fairjax.convert import folders
 from fairjax.convert.rules import to_torch
 from fairjax.faces import released
 from fairjax.faces.classifier import Classifier
+from fairjax.hub import find
 from fairjax.models.functional import functional
 from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.models.sfnet import SFNet, SFNetConfig
-from fairjax.pipeline import Pipeline, find
+from fairjax.pipeline import Pipeline
 from fairjax.portraits import recipe
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning

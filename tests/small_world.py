@@ -14,12 +14,12 @@ import numpy as np
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.classifier import Classifier
+from fairjax.hub import find
 from fairjax.models.clip import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from fairjax.models.functional import functional
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
-from fairjax.pipeline import find
 
 SIDE, BOX, FACES, WIDTH = 16, (4.0, 3.0, 12.0, 11.0), 12, 16
 UNET = UNetConfig(

@@ -15,7 +15,8 @@ from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.faces import reading
 from fairjax.fairness.intervals import corrected_interval
-from fairjax.pipeline import Pipeline, find
+from fairjax.hub import find
+from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, world
 from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.pretrain import SEED, UNBIASED

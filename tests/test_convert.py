@@ -17,7 +17,8 @@ from fairjax.config import Experiment
 from fairjax.convert import adapters, kohya
 from fairjax.convert.__main__ import main
 from fairjax.convert.bundles import load_adapter, save_adapter
-from fairjax.pipeline import Pipeline, find, image_keys
+from fairjax.hub import find
+from fairjax.pipeline import Pipeline, image_keys
 
 PROMPTS, STEPS, SEED = ["a portrait of a pilot", "a nurse at work"], 4, 3
 KINDS = {

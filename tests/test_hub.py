@@ -16,8 +16,9 @@ import jax
 import pytest
 from small_world import arguments as small_world_arguments
 
+from fairjax.hub import find
 from fairjax.models.functional import num_params
-from fairjax.pipeline import Pipeline, find
+from fairjax.pipeline import Pipeline
 
 MODEL, COMMIT = "somebody/portraits", "0123456789abcdef0123456789abcdef01234567"
 
@@ -115,12 +116,12 @@ PIPELINE = (
     "import sys; from fairjax.pipeline import Pipeline\n"
     "try: pipeline = Pipeline.from_pretrained(sys.argv[1])\n"
     "except FileNotFoundError as error: sys.exit(f'refused: {error}')\n"
-    "from fairjax.pipeline import on_hub\n"
+    "from fairjax.hub import on_hub\n"
     "print(pipeline.latent_shape, pipeline.folder, on_hub(sys.argv[1]))"
 )
 SEMANTICS = (
     "import sys; from fairjax.config import JudgesSection; from fairjax.faces import reading\n"
-    "from fairjax.pipeline import NETWORK, on_hub\n"
+    "from fairjax.hub import NETWORK, on_hub\n"
     "before = on_hub(sys.argv[1], NETWORK)\n"
     "section = JudgesSection(semantics=(sys.argv[1],))\n"
     "(found,) = reading.judges(section).semantics\n"

@@ -17,7 +17,8 @@ from fairjax import parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter, save_adapter
-from fairjax.pipeline import Pipeline, _generation, find, image_keys, solver_table
+from fairjax.hub import find
+from fairjax.pipeline import Pipeline, _generation, image_keys, solver_table
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 

@@ -2,11 +2,12 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
+import browsing
 import numpy as np
 import pytest
+from PIL import Image
 
 from fairjax.evaluation import report
 from fairjax.fairness.attributes import Attribute
@@ -126,14 +127,11 @@ def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, without a window."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
+    pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if browsing.chromium() is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with browsing.browser() as running:
         yield running
-        running.close()
 
 
 @pytest.mark.parametrize("width", [1100, 390])
@@ -147,6 +145,14 @@ def test_a_browser_shows_it_without_anything_missing_or_sticking_out(page, brows
     assert tab.evaluate((HERE / "report_contrast.js").read_text()) == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     tab.close()
+
+
+def test_the_picture_for_the_readme_shows_the_page(page, browser, tmp_path):
+    browsing.screenshot(browser, page, tmp_path / "report.png")
+    shown = np.asarray(Image.open(tmp_path / "report.png").convert("RGB"))
+    assert shown.shape == (browsing.HEIGHT, browsing.WIDTH, 3)
+    assert (shown == 255).all(-1).mean() > 0.5 and (shown.max(-1) < 80).mean() > 0.01  # dark on white
+    assert (tmp_path / "report.png").stat().st_size < 200_000
 
 
 def test_everything_is_reached_by_keyboard(page, browser):

@@ -10,7 +10,7 @@ from typing import Any
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.convert import adapters, folders
-from fairjax.pipeline import hub_id
+from fairjax.hub import hub_id
 
 _KINDS = {
     "text_encoder": "LoRA of the text encoder", "unet": "LoRA of the UNet",

@@ -17,10 +17,11 @@ from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics, TextTower
 from fairjax.faces.located import FixedBox, Locator
+from fairjax.hub import NETWORK, PORTRAITS, find
 from fairjax.models.clip import CLIPVisionConfig
 from fairjax.models.configs import typed
 from fairjax.models.functional import Params, cast
-from fairjax.pipeline import NETWORK, PORTRAITS, find, read_tokenizer
+from fairjax.pipeline import read_tokenizer
 
 Detector = detection.Detector | insight.InsightDetector
 """A locator that can show all faces of a picture, too."""

@@ -21,8 +21,9 @@ from fairjax.evaluation.preservation import frechet
 from fairjax.faces import reading
 from fairjax.faces.judges import Judge
 from fairjax.fairness import metrics
+from fairjax.hub import PORTRAITS, find
 from fairjax.models.functional import Params
-from fairjax.pipeline import PORTRAITS, Pipeline, find, to_uint8
+from fairjax.pipeline import Pipeline, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
 

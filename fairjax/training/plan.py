@@ -13,8 +13,8 @@ from fairjax import parallel, tables
 from fairjax.config import Experiment
 from fairjax.faces import reading
 from fairjax.faces.judges import check_agreement
+from fairjax.hub import NETWORK, PIPELINE, PORTRAITS, HubFiles, find, on_hub
 from fairjax.models.functional import num_params
-from fairjax.pipeline import NETWORK, PIPELINE, PORTRAITS, HubFiles, find, on_hub
 from fairjax.prompts import subjects
 from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning

@@ -1,0 +1,42 @@
+"""A browser without a window, and the picture of a report that README shows:
+
+python tests/browsing.py runs/portraits-gender/evaluation-1000/report.html docs/report.png
+"""
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+WIDTH, HEIGHT = 1000, 1500
+
+
+def chromium():
+    """Where it is, None where it is not."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextlib.contextmanager
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+def screenshot(running, page, path):
+    """The top of a page, in few enough colours that it is small."""
+    tab = running.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    tab.goto(page.resolve().as_uri())
+    tab.screenshot(path=path)
+    tab.close()
+    Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    with browser() as running:
+        screenshot(running, *map(Path, sys.argv[1:]))
