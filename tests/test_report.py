@@ -46,7 +46,8 @@ def page(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
     results = {
         "model": "portraits", "adapter": f"runs/{EVIL}", "images_per_prompt": 64, "classifiers": [EVIL],
-        "num_steps": 12, "detector": EVIL, "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1, "versions": {EVIL: EVIL},
+        "num_steps": 12, "detector": EVIL, "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1,
+        "versions": {EVIL: EVIL},
         "before": {kind: scores(rng) for kind in ("trained", "held_out")},
         "after": {kind: scores(rng) for kind in ("trained", "held_out")},
         "preservation": {"image_semantics": dict.fromkeys(("trained", "held_out"), PRESERVED)},
