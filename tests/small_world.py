@@ -15,7 +15,7 @@ from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.classifier import Classifier
 from fairjax.hub import find
-from fairjax.models.clip import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+from fairjax.models.clip import CLIPTextConfig, CLIPTextEmbedding, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 from fairjax.models.functional import functional
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
@@ -97,10 +97,11 @@ def build(folder, unet=UNET, **text_fields):
     write_classifier(folder / "face_embedding", identity, images[:, y0:y1, x0:x1], rng)
     bank = {name: rng.integers(0, len(heads[name]), FACES) for name in ("gender", "skin_tone", "age")}
     folders.write_weights(folder / "face_embedding", "bank", bank | {"embeddings": rng.normal(size=(FACES, WIDTH))})
-    both = functional(lambda rngs: CLIPModel(text, VISION, rngs=rngs))
+    vision = functional(lambda rngs: CLIPVisionModel(VISION, rngs=rngs))
+    words = functional(lambda rngs: CLIPTextEmbedding(text, rngs=rngs))
     towers = {"text_config": dataclasses.asdict(text), "vision_config": dataclasses.asdict(VISION)}
     shutil.copytree(embedded / "tokenizer", folder / "image_semantics")
-    folders.save(draw(rng, both), folder / "image_semantics", "model")
+    folders.save(draw(rng, vision) | draw(rng, words), folder / "image_semantics", "model")
     folders.write_json(folder / "image_semantics" / "config.json", {"model_type": "clip"} | towers)
     as_they_are = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)

@@ -173,6 +173,7 @@ def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeyp
 
     class Recorded:
         latest = staticmethod(lambda: None)
+        finish = staticmethod(lambda: None)
         save = staticmethod(lambda step, state: told.append(("saved", step)))
 
     finetuning.run(Recorded(), lambda progress: told.append(("told", progress.step)))
