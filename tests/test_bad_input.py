@@ -172,7 +172,7 @@ def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeyp
     told = []
 
     class Recorded:
-        latest = staticmethod(lambda: None)
+        latest = staticmethod(lambda: told[-1][1] if told and told[-1][0] == "saved" else None)
         finish = staticmethod(lambda: None)
         save = staticmethod(lambda step, state: told.append(("saved", step)))
 

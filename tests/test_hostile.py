@@ -108,11 +108,11 @@ def throw_files(count, sandbox, capfd, monkeypatch, world):
 
 
 def test_malformed_configurations(tmp_path, capfd, monkeypatch):
-    throw_configurations(100, tmp_path, capfd, monkeypatch)
+    throw_configurations(50, tmp_path, capfd, monkeypatch)
 
 
 def test_malformed_models_adapters_weights_and_prompts(tmp_path, capfd, monkeypatch, small_world):
-    throw_files(60, tmp_path, capfd, monkeypatch, small_world)
+    throw_files(30, tmp_path, capfd, monkeypatch, small_world)
 
 
 @pytest.mark.slow

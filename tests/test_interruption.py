@@ -43,6 +43,7 @@ def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, s
         np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.slow
 @pytest.mark.faults("a second Ctrl-C", lost="the steps since the last checkpoint")
 def test_a_second_ctrl_c_ends_at_once(small_world, tmp_path):
     process = launch(small_world, tmp_path / "run", "--training.steps", "100000")
