@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 
 from fairjax.convert.adapters import LORA_FILE
 
+pytestmark = pytest.mark.slow  # programs are started six times; `pytest -m faults` runs them
+
 STEPS = 60
 RUN = ("--training.steps", str(STEPS), "--training.save_every", "1000")
 
@@ -23,7 +25,7 @@ def whole(small_world, tmp_path_factory):
 
 
 @pytest.mark.faults("SIGTERM, or Ctrl-C")
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, small_world, tmp_path):
     folder = tmp_path / "run"
     process = launch(small_world, folder, *RUN)
@@ -43,7 +45,6 @@ def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, s
         np.testing.assert_array_equal(first[name], second[name])
 
 
-@pytest.mark.slow
 @pytest.mark.faults("a second Ctrl-C", lost="the steps since the last checkpoint")
 def test_a_second_ctrl_c_ends_at_once(small_world, tmp_path):
     process = launch(small_world, tmp_path / "run", "--training.steps", "100000")

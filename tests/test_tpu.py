@@ -47,6 +47,7 @@ def test_what_shares_memory_with_everything_has_no_limit():
     assert parallel.memory_left(parallel.mesh(1)) is None
 
 
+@pytest.mark.slow
 @compiles
 def test_a_run_is_planned_for_tpus(small_world, tmp_path, monkeypatch, capsys, mistake):
     monkeypatch.setenv("COLUMNS", "160")

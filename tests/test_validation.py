@@ -96,7 +96,7 @@ def test_a_run_keeps_the_best_checkpoint_and_measures_what_its_adapter_makes(fin
     assert first.keys() == {f"validation/{name}" for name in ("distance", "faces", "similarity", "diversity")}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(bundle), jax.device_get(state.ema))
     apart = Validation(finetuning, tmp_path / "other", 0)._measured(jax.device_get(state.ema))
-    assert {f"validation/{name}": pytest.approx(value, abs=1e-6) for name, value in apart.items()} == last
+    assert {f"validation/{name}": pytest.approx(value, rel=1e-4) for name, value in apart.items()} == last
     assert 0 <= last["validation/distance"] <= 1 and last["validation/similarity"] > 0.5
 
 
