@@ -250,7 +250,7 @@ class ValidationSection(Section):
     """How a run is looked at while it goes on, by the judges that it listens to."""
 
     every: Count | None = Field(
-        100, description="steps between two looks, each with a checkpoint; null is none, also at the end"
+        200, description="steps between two looks, each with a checkpoint; null is none, also at the end"
     )
     subjects: Count = Field(
         8,
