@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from running import full_disk
 from small_world import fields
 
 from fairjax import parallel, prompts
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
+from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.measuring import Seen
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
@@ -69,6 +71,22 @@ def test_images_that_mean_something_else_or_are_all_alike_are_warned_of(validati
     validation(4, {})
     assert validation.rows[-1]["distance"] is None and "validation.min_faces" in capsys.readouterr().err
     assert validation.best is None
+
+
+@pytest.mark.faults("a full disk, looking at the adapter", lost="that look's line, until the next")
+def test_a_disk_that_is_full_does_not_end_a_run(validation, finetuning, tmp_path, capsys):
+    adapter, there = {"soft_prompt": {"embedding": np.zeros((64, 16), np.float32)}}, tmp_path / "best"
+    validation.on_look = lambda step, scalars, bundle: save_adapter(bundle, finetuning.pipeline, there)
+    validation.gives([looked((8, 0)), looked((4, 4)), looked((4, 4)), looked((5, 4))])
+    with full_disk():
+        validation(2, {})
+    with full_disk(600):  # the line has room, and the adapter has none
+        validation(3, adapter)
+    told = capsys.readouterr().err
+    assert told.count("could not be kept: ") == told.count("\n") == 2
+    validation(4, adapter)
+    assert validation.best == 2 and len((tmp_path / "validation.jsonl").read_text().splitlines()) == 3
+    assert list(there.glob("*.safetensors"))
 
 
 def test_a_run_that_goes_on_looks_again_at_nothing_and_forgets_what_it_takes_again(validation, finetuning, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
 
 from fairjax import files, parallel
 from fairjax.adapters.bundle import Bundle
@@ -78,10 +79,13 @@ class Validation:
         numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self.rows.append({"step": step, **numbers, "warnings": warnings})
         if parallel.is_first():
-            files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
             for warning in warnings:
                 print(f"warning: step {step}: {warning}", file=sys.stderr, flush=True)
-            self.on_look(step, {f"validation/{name}": value for name, value in scalars.items()}, bundle)
+            try:  # what a full disk does not take is no reason to end a run
+                files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+                self.on_look(step, {f"validation/{name}": value for name, value in scalars.items()}, bundle)
+            except (OSError, SafetensorError) as error:
+                print(f"warning: the look at step {step} could not be kept: {error}", file=sys.stderr, flush=True)
 
     @functools.cached_property
     def _base(self) -> Looked:
@@ -91,9 +95,9 @@ class Validation:
         f, section = self.finetuning, self.section
         images = f.pipeline.generate(
             [prompt.text for prompt in self.prompts], section.images_per_prompt, bundle=bundle,
-            seed=_SEED + f.config.seed, num_steps=section.num_steps, guidance_scale=f.config.training.guidance_scale,
-            solver=f.config.training.solver, batch_size=f.config.evaluation.batch_size,
-            on_batch=self.on_batch,
+            seed=(_SEED + f.config.seed) % 2**32, num_steps=section.num_steps,
+            guidance_scale=f.config.training.guidance_scale, solver=f.config.training.solver,
+            batch_size=f.config.evaluation.batch_size, on_batch=self.on_batch,
         )  # fmt: skip
         judges = f.judges
         networks = zip(judges.semantics, judges.params["semantics"], strict=True)
