@@ -172,7 +172,7 @@ def _dots(
 
 def marks(columns: Sequence[str]) -> list[str]:
     """The colours of columns: hollow for the first, ink for the second, and others after it."""
-    return ["#ffffff", "#1f2328", *palette(0, columns)[: len(columns)]][: len(columns)]
+    return ["#ffffff", "#1f2328", *palette(0, columns)][: len(columns)]
 
 
 def frequencies(results: Mapping[str, Any], attributes: Sequence[Attribute]) -> list[dict[str, Any]]:
