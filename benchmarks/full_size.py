@@ -15,6 +15,7 @@ from fairjax.config import Experiment
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import detection, released
 from fairjax.faces.classifier import Classifier
+from fairjax.faces.geometry import MARGINS
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics
 from fairjax.faces.semantics import CLIP, DINOV2
 from fairjax.fairness import attributes as fairness
@@ -99,7 +100,7 @@ def judges(dtype: str = "float32") -> Judges:
         "face": face.abstract,
         "bank": {"embeddings": jax.ShapeDtypeStruct((BANK, 512), jnp.float32)},
     }
-    judge = Judge(detector, (classifier,), 0.5)
+    judge = Judge(detector, (classifier,), MARGINS["blazeface"])
     meaning = (Semantics(clip, CLIP, 224), Semantics(dino, DINOV2, 224))
     return Judges(judge, meaning, FaceEmbedding(face, 112, aligned=True), params)
 

@@ -28,8 +28,8 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, face_crops, torch_align
 from fairjax.convert.rules import to_torch
+from fairjax.faces import reading
 from fairjax.faces.judges import PRESENCE
-from fairjax.faces.reading import path as judge_path
 from fairjax.hub import find
 
 Tensor = torch.Tensor
@@ -206,11 +206,11 @@ class TorchStep:
         faces = self.locate(images.detach())
         logits: dict[str, Tensor] = {}
         for network, parts in self.classifiers:
-            if self.config.judges.margin is None:
+            if (margin := reading.margin(self.config.judges)) is None:
                 told, there = network(images), None
             else:
                 there = torch.tensor(np.flatnonzero(faces.has_face), device=self.device)
-                told = network(torch.cat(face_crops(images, faces, self.config.judges.margin)))
+                told = network(torch.cat(face_crops(images, faces, margin)))
             for name, part in parts.items():
                 values = told[:, part]
                 if there is not None:
@@ -271,7 +271,7 @@ class TorchStep:
         """Whose face each is to be: the frozen image's, or of the bank the one of the wished class most like it."""
         bank, like = self.bank["embeddings"], seen.identity.detach()
         penalty = torch.zeros(len(like), len(bank), device=self.device)
-        if all(name in self.bank for name in self.attributes):
+        if self.config.loss.bank_face == "target" and all(name in self.bank for name in self.attributes):
             targeted = np.all([label >= 0 for label in chosen.labels.values()], axis=0) & before.faces.has_face
             like = torch.where(self._on(targeted)[:, None], before.identity, like)
             for name, label in chosen.labels.items():
@@ -400,7 +400,7 @@ def read(finetuning: Any, locate: Callable[[Tensor], Faces], assign: Any, device
     if face is None:
         from fairjax.faces import classifier as classifiers_of
 
-        face = _mobilenet(classifiers_of.load(judge_path(config.judges.face, "face"))[0].config)
+        face = _mobilenet(classifiers_of.load(reading.path(config.judges.face, "face"))[0].config)
     scheduler = diffusers.DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
     return TorchStep(
         config=config,
@@ -428,7 +428,7 @@ def _mobilenet(config: Any) -> TorchMobileNetV3:
 def _semantic(config: Any, number: int, placed: Any, dtype: torch.dtype, part: Any):
     """A network of image semantics and what prepares images [n, 3, h, h] in [-1, 1] for it."""
     name = config.judges.semantics[number]
-    folder = judge_path(name, "semantics")
+    folder = reading.path(name, "semantics")
     kind = transformers.AutoConfig.from_pretrained(folder).model_type
     if kind == "dinov2":
         network = placed(transformers.Dinov2Model.from_pretrained(folder), dtype)

@@ -83,11 +83,10 @@ class JudgesSection(Section):
     box: tuple[float, float, float, float] | None = Field(
         PORTRAIT_BOX, description="of a fixed detector: left, top, right, bottom in pixels; null is the whole image"
     )
-    margin: float | None = Field(
+    margin: Annotated[float, Field(ge=0)] | Literal["usual"] | None = Field(
         None,
-        ge=0,
-        description="by how much the square that classifiers see is larger than the face, 0.5 in the paper; "
-        "null shows them the whole image",
+        description="by how much the square that classifiers see is larger than the face; usual: 0.5 with insightface "
+        "as in the paper, 1 with blazeface, whose boxes are smaller, 0 of a fixed box; null shows the whole image",
     )
     classifiers: tuple[str, ...] = Field(
         ("portraits/classifier",), min_length=1, description="what training listens to; the same heads are averaged"
@@ -243,6 +242,11 @@ class LossSection(Section):
     factor2: dict[str, Factor] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
     confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
     no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
+    bank_face: Literal["target", "nearest"] = Field(
+        "target",
+        description="the real face that others are pulled to: the nearest of the target classes, where the bank says "
+        "what its faces show; or the nearest of all, as in the paper",
+    )
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.torch_networks import torch_align, torch_crop, umeyama
-from fairjax.faces.geometry import FALLBACK_MARGIN, MARGIN, TEMPLATE, align, crop, expand, similarity
+from fairjax.faces.geometry import MARGINS, TEMPLATE, align, crop, expand, similarity
 from fairjax.faces.semantics import CLIP, DINOV2, prepare
 
 BOXES = {
@@ -59,8 +59,9 @@ def test_a_large_crop_at_its_real_size_is_pytorchs():
 
 def test_boxes_are_expanded_to_squares_about_their_centre():
     boxes = jnp.asarray([(10.0, 20, 50, 80), (0, 0, 30, 10), (0, 0, 0, 0)])
-    np.testing.assert_allclose(expand(boxes, MARGIN), [(-15, 5, 75, 95), (-7.5, -17.5, 37.5, 27.5), (0, 0, 0, 0)])
-    np.testing.assert_allclose(expand(boxes[:1], FALLBACK_MARGIN), [(-33, -13, 93, 113)], atol=1e-4)
+    paper = MARGINS["insightface"]
+    np.testing.assert_allclose(expand(boxes, paper), [(-15, 5, 75, 95), (-7.5, -17.5, 37.5, 27.5), (0, 0, 0, 0)])
+    np.testing.assert_allclose(expand(boxes[:1], 1.1), [(-33, -13, 93, 113)], atol=1e-4)
 
 
 def faces(n, seed=0):

@@ -182,8 +182,8 @@ def test_faces_are_cut_out_of_photographs_and_missing_ones_are_told(tmp_path, mo
     assert found.tolist() == [True, True, False, True] and images.shape == (4, 48, 48, 3)
     assert np.abs(images[0].astype(int) - images[1]).mean() < 6
     assert np.abs(images[0].astype(int) - images[3]).mean() < 12  # the box has moved by a pixel or two
-    expected = Image.fromarray(photo).crop((154, 57, 296, 199)).resize((48, 48), Image.Resampling.BILINEAR)
-    assert np.abs(images[0].astype(int) - np.asarray(expected)).mean() < 4  # half as large again as the face's box
+    expected = Image.fromarray(photo).crop((130, 33, 319, 222)).resize((48, 48), Image.Resampling.BILINEAR)
+    assert np.abs(images[0].astype(int) - np.asarray(expected)).mean() < 4  # twice as large as the face's box
     assert found.sum() == 3 and np.load(tmp_path / "work" / "train.npy").shape == (4, 48, 48, 3)
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from fairjax.convert.pickles import EMBEDDINGS
 from fairjax.faces import reading
-from fairjax.faces.geometry import MARGIN, crop, expand
+from fairjax.faces.geometry import MARGINS, crop, expand
 from fairjax.faces.judges import FaceEmbedding
 from fairjax.faces.labelled import Labelled
 from fairjax.faces.located import Faces, FixedBox, Locator
@@ -54,7 +54,7 @@ def finder(detector: str, size: int, weights: Path | None = None) -> Finder:
         raise ValueError(f"detector = {detector!r} must be one of {', '.join(DETECTORS)}")
     if detector == "whole":
         return Finder(FixedBox(), {}, size, 0.0, fills=True)
-    return Finder(*reading.detector(detector, weights), _CANVAS, MARGIN)
+    return Finder(*reading.detector(detector, weights), _CANVAS, MARGINS[detector])
 
 
 def cropped(find: Finder, size: int) -> Cut:

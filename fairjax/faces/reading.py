@@ -15,6 +15,7 @@ from fairjax.convert import folders, pickles, vision
 from fairjax.faces import classifier as classifiers
 from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
+from fairjax.faces.geometry import MARGINS
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics, TextTower
 from fairjax.faces.located import FixedBox, Locator
 from fairjax.hub import NETWORK, PORTRAITS, find
@@ -115,7 +116,7 @@ def judge(section: JudgesSection, names: tuple[str, ...], field: str) -> tuple[J
                     f"{', '.join(classes)} in {name}"
                 )
     params = {"locator": locator_params, "classifiers": [own for _, own in read]}
-    chosen = Judge(locator, tuple(classifier for classifier, _ in read), section.margin)
+    chosen = Judge(locator, tuple(classifier for classifier, _ in read), margin(section))
     return chosen, jax.tree.map(jnp.asarray, params)
 
 
@@ -131,6 +132,11 @@ def path(name: str, field: str) -> Path:
     if not found.exists():
         raise FileNotFoundError(f"judges.{field} = {name!r}: no such file or folder")
     return found
+
+
+def margin(section: JudgesSection) -> float | None:
+    """How much larger than the face the square is that the section's classifiers see; None: the whole image."""
+    return MARGINS.get(section.detector, 0.0) if section.margin == "usual" else section.margin
 
 
 def detector(name: str, weights: Path | None = None) -> tuple[Detector, Params]:

@@ -179,26 +179,23 @@ class Step:
         how = {"threshold": self.loss.threshold, "num_sets": 500, "cost_weights": self.cost_weights}
         return jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)(*arguments)
 
-    def _image_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
-        """Keeps what the image means, less where it must change, and less still inside the face (appendix)."""
+    def _change(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
+        """How far the image means something else; what must change is felt less inside the face (appendix)."""
         inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
         both = verdict.has_face & frozen_verdict.has_face
         overlap = losses.box_overlap(verdict.faces.boxes, frozen_verdict.faces.boxes)
         boxes = jnp.where(both[:, None], overlap, 0)
         scaled = losses.scale_gradient_in_box(images, boxes, inside)
-        factors = losses.image_factors(
-            labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor1), self.loss.no_face
-        )
         meaning = partial(self.judges.meaning, frozen.judges)
         ours, theirs = (in_chunks(meaning, self.training.microbatch, x) for x in (scaled, original))
-        return factors * sum(losses.cosine_distance(a, b) for a, b in zip(ours, theirs, strict=True))
+        return sum(losses.cosine_distance(a, b) for a, b in zip(ours, theirs, strict=True))
 
     def _face_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps faces those of somebody: the frozen image's own where it may stay, else a near one of the bank."""
         bank = frozen.judges["bank"]
         embeddings = self.judges.identity(frozen.judges, images, verdict.faces)
         frozen_embeddings = self.judges.identity(frozen.judges, original, frozen_verdict.faces)
-        known = all(name in bank for name in self.attributes)
+        known = self.loss.bank_face == "target" and all(name in bank for name in self.attributes)
         wished = losses.realism_target(
             embeddings, frozen_embeddings, bank["embeddings"],
             [bank[name] for name in self.attributes] if known else None,
