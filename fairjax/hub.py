@@ -104,6 +104,24 @@ def on_hub(name: str | Path, files: HubFiles = PIPELINE) -> bool:
     return not all(any(folder.glob(pattern)) for pattern in files.weights)
 
 
+def download_size(name: str | Path, files: HubFiles = PIPELINE) -> int | None:
+    """How many bytes `find` would download of a hub id; None where the hub does not say."""
+    from huggingface_hub import snapshot_download
+
+    repository, revision = hub_id(name)
+    listed = functools.partial(snapshot_download, repository, revision=revision, dry_run=True)
+    try:
+        found = listed(allow_patterns=files.wanted, ignore_patterns=files.ignored)
+        if files is PIPELINE:
+            components = {Path(file.filename).parent for file in found if file.filename.endswith("/config.json")}
+            whole = {Path(file.filename).parent for file in found if file.filename.endswith(".safetensors")}
+            if half := components - whole:
+                found += listed(allow_patterns=[f"{component}/*.fp16*.safetensors" for component in half])
+    except Exception:  # the hub's client raises its own kinds, and requests', and the system's; `find` tells them
+        return None
+    return sum(file.file_size for file in found if file.will_download)
+
+
 def _without_weights(folder: Path) -> list[str]:
     """The components of a download whose weights the hub holds in half precision only, if at all."""
     return [

@@ -128,6 +128,12 @@ SEMANTICS = (
     "print(before, 'dinov2' if found.image_size == 224 else 'clip')\n"
     "print(on_hub(sys.argv[1], NETWORK))\n"
 )
+SIZES = (
+    "import sys; from fairjax.hub import download_size, find\n"
+    "size = lambda: print(download_size(sys.argv[1]), end=' ')\n"
+    "size(); find(sys.argv[1], weights=False); size(); find(sys.argv[1]); size()\n"
+    "print(download_size('nobody/nothing'))"
+)
 DRY_RUN = "import sys; sys.path.insert(0, '.'); import train; sys.exit(train.main(sys.argv[2:]))"
 PROMPTS = (
     "import sys; from fairjax.prompts import subjects; from fairjax.config import PromptSection\n"
@@ -170,6 +176,18 @@ def test_weights_in_half_precision_are_downloaded_where_there_are_no_others(hub,
     assert read_again.returncode == 0, read_again.stderr
     assert any("vae/diffusion_pytorch_model.fp16.safetensors" in line for line in asked)
     assert not any("unet/diffusion_pytorch_model.fp16" in line for line in asked)
+
+
+def test_the_size_of_a_download_is_known_before_it(hub, tmp_path):
+    """With the weights in half precision where there are no others; less what is on the machine by then."""
+    address, _ = hub
+    vae = tmp_path / "served" / "vae"
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    told = read(MODEL, address, tmp_path / "cache", SIZES)
+    fetched = [path for path in (tmp_path / "cache").rglob("snapshots/**/*") if path.is_file()]
+    total = sum(path.stat().st_size for path in fetched)
+    weights = sum(path.stat().st_size for path in fetched if path.suffix == ".safetensors")
+    assert told.stdout == f"{total} {weights} 0 None\n", told.stderr
 
 
 def test_a_revision_is_pinned_and_known(hub, tmp_path):
@@ -225,7 +243,7 @@ def test_a_dry_run_knows_parameters_and_memory_before_the_weights_are_downloaded
     ]
     assert f"text_encoder, unet: {3 * sum(map(sum, shapes)):,}" in known.stdout
     assert not (tmp_path / "run").exists()
-    assert re.search(f"to download +│ {MODEL} ", known.stdout) and "MiB while a step runs" in known.stdout
+    assert re.search(f"to download +│ {MODEL} .* MB", known.stdout) and "MiB while a step runs" in known.stdout
     assert not [line for line in asked if "GET" in line and ".safetensors" in line]
     assert again.returncode == 0, again.stderr
     assert "known when the hub can be asked for nobody/nothing" in again.stdout

@@ -13,7 +13,7 @@ from fairjax import parallel, tables
 from fairjax.config import Experiment
 from fairjax.faces import reading
 from fairjax.faces.judges import check_agreement
-from fairjax.hub import NETWORK, PIPELINE, PORTRAITS, HubFiles, find, on_hub
+from fairjax.hub import NETWORK, PIPELINE, PORTRAITS, HubFiles, download_size, find, on_hub
 from fairjax.models.functional import num_params
 from fairjax.prompts import subjects
 from fairjax.schema import blame
@@ -41,7 +41,7 @@ def dry_run(config: Experiment, resume: Resume, console: Console, topology: str 
         f"{training.num_steps[0]} to {training.num_steps[1]} solver steps",
         "optimizer steps": f"{training.steps:,}",
         "target": _target(config),
-        "to download": ", ".join(missing) or "nothing",
+        "to download": ", ".join(_to_download(name, files) for name, files in missing.items()) or "nothing",
         "run folder": str(Path(config.output)),
     }
     undescribed = [name for name, files in missing.items() if not _described(name, files)]
@@ -71,6 +71,11 @@ def _missing(config: Experiment) -> dict[str, HubFiles]:
     return {
         name: files for name, files in asked.items() if not name.startswith(f"{PORTRAITS}/") and on_hub(name, files)
     }
+
+
+def _to_download(name: str, files: HubFiles) -> str:
+    size = download_size(name, files)
+    return name if size is None else f"{name} ({size / 1e9:.1f} GB)" if size >= 1e9 else f"{name} ({size / 1e6:.0f} MB)"
 
 
 def _described(name: str, files: HubFiles) -> bool:
