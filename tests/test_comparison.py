@@ -1,5 +1,6 @@
 """The results of a comparison, by hand; and what the marked grid shows where."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from fairjax.config import Experiment
 from fairjax.evaluation import grid, summary
-from fairjax.evaluation.columns import Column, Setting
+from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen
 from fairjax.evaluation.run import names, with_sweep
@@ -150,6 +151,29 @@ def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_
     for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}, {"batch_size": 4}):
         assert asked(changed, **setting) > 0, setting
     assert set(told) == {2, 4}  # kept or made, every image is counted
+
+
+@pytest.mark.faults("a damaged file of images", count=5)
+def test_damaged_images_are_made_again(comparison, tmp_path, capsys):
+    """Whatever happened to a file: the evaluation goes on, says so, and measures what it would have."""
+    painter, column, texts = Painter(), Column("before", {}), ["a chef"]
+    studio = Studio(painter, load(Experiment, None, {"evaluation.images_per_prompt": 2}), tmp_path)
+    made = lambda: next(studio.images(column, texts, Setting(3, 1.0, "ddim"), lambda count: None))  # noqa: E731
+    whole = made()
+    (path,) = (tmp_path / "samples").iterdir()
+    content = path.read_bytes()
+    middle = len(content) // 3
+    array = io.BytesIO()
+    np.save(array, whole)
+    damaged = (
+        b"", content[:middle], content[:middle] + bytes(40) + content[middle + 40 :], array.getvalue(), b"[]" * 99
+    )  # fmt: skip
+    for number, bad in enumerate(damaged, 2):
+        path.write_bytes(bad)
+        np.testing.assert_array_equal(made(), np.full_like(whole, number))
+        assert f"warning: {path} is damaged (" in capsys.readouterr().err
+        np.testing.assert_array_equal(made(), np.full_like(whole, number))  # and kept, whole
+    assert not capsys.readouterr().err
 
 
 def test_other_words_and_settings_and_prompts_of_nobody_start_from_the_same_noise(comparison, tmp_path):

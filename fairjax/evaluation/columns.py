@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -111,11 +112,18 @@ class Studio:
 
 
 def _kept(path: Path, label: str) -> np.ndarray | None:
-    """The images in a file, if it is there and bears this label."""
+    """The images in a file, if it is there, whole, and bears this label."""
     if not path.is_file():
         return None
-    with np.load(path) as file:
-        return file["images"] if str(file.get("made_by")) == label else None
+    try:
+        with np.load(path) as file:
+            return file["images"] if str(file.get("made_by")) == label else None
+    except OSError:  # the disk's own: what is made again could not be kept either
+        raise
+    except Exception as error:  # a damaged file can make what unpacks it raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"warning: {path} is damaged ({reason}): its images are made again", file=sys.stderr, flush=True)
+        return None
 
 
 def _keep(path: Path, label: str, images: np.ndarray) -> None:
