@@ -169,6 +169,12 @@ class PromptSection(Section):
         description="prompts that ask for nobody, whose pictures eval.py measures too: they should not change; "
         "null takes the embedded ones, or with sources a list of things and places",
     )
+    nobody_share: float = Field(
+        0.0, ge=0, lt=1, description="how often a training prompt asks for nobody, so that such pictures stay"
+    )
+    nobody_trained: tuple[str, ...] | None = Field(
+        None, description="the prompts of those, others than `nobody`; null takes other ones of the same kind"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> PromptSection:

@@ -19,6 +19,22 @@ from fairjax.portraits import captions, occupations
 LISTS = {path.stem: path for path in sorted((Path(__file__).parent / "data" / "prompts").glob("*.json"))}
 """The lists that come with fairjax, by name."""
 
+NOBODY_TRAINED = (
+    "a photo of a waterfall in a forest",
+    "a wooden chair in an empty room",
+    "a field of lavender under a cloudy sky",
+    "a plate of pasta on a white tablecloth",
+    "a lighthouse on a rocky coast",
+    "an open book and a pair of glasses",
+    "a watercolor of a fishing boat",
+    "a dog running along a river",
+    "a snowy street with parked cars",
+    "a blue vase in front of a window",
+    "an old barn, wide shot",
+    "a close-up of a pocket watch",
+)
+"""What asks for nobody, to train with, where that is wished; none of these measures."""
+
 NOBODY = (
     "a photo of a mountain lake at sunrise",
     "a bowl of fruit on a wooden table",
@@ -47,6 +63,10 @@ class Prompt(NamedTuple):
     text: str
     subject: str
     held_out: bool
+
+
+NOBODYS = ""
+"""The subject of prompts that ask for nobody."""
 
 
 class Rows(NamedTuple):
@@ -84,6 +104,8 @@ class Subjects(NamedTuple):
 
     sources: tuple[Source, ...]
     known: frozenset[str]
+    nobody: tuple[str, ...] = ()  # training prompts that ask for nobody
+    nobody_share: float = 0.0  # how often it is one of those
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -105,6 +127,9 @@ class Subjects(NamedTuple):
             turn, number = np.count_nonzero(drawn[:place] == drawn[place]), int(drawn[place])
             key = [seed, number + 3 if number else 0]  # 1, 2 and 3 are templates, solver steps and sources
             prompts.append(_prompt(row.turn(turn, key), row.templates[chosen], False))
+        rng = np.random.default_rng([seed, 1, step, 1])
+        for place in np.flatnonzero(rng.random(count) < self.nobody_share):  # whose turn it was is passed over
+            prompts[place] = Prompt(self.nobody[rng.integers(len(self.nobody))], NOBODYS, False)
         return prompts
 
     def measuring(self, count: int) -> list[Prompt]:
@@ -144,14 +169,21 @@ def _prompt(subject: str, template: str, held_out: bool) -> Prompt:
 
 
 def nobody(section: PromptSection) -> list[Prompt]:
-    """The prompts that ask for nobody."""
-    embedded = captions.NO_PERSON if not section.sources else NOBODY
-    return [Prompt(text, "", False) for text in (embedded if section.nobody is None else section.nobody)]
+    """The prompts that ask for nobody, to measure with."""
+    embedded = NOBODY if section.sources else captions.NO_PERSON[1::2]
+    return [Prompt(text, NOBODYS, False) for text in (embedded if section.nobody is None else section.nobody)]
 
 
 def subjects(section: PromptSection) -> Subjects:
     """Reads the prompts section; raises ValueError, one line, where it cannot be followed."""
-    return _mixed(section) if section.sources else _of_the_world(section)
+    found = _mixed(section) if section.sources else _of_the_world(section)
+    embedded = NOBODY_TRAINED if section.sources else captions.NO_PERSON[::2]
+    kept = embedded if section.nobody_trained is None else section.nobody_trained
+    if section.nobody_share and not kept:
+        raise ValueError(f"prompts.nobody_share = {section.nobody_share}: prompts.nobody_trained has no prompt for it")
+    if both := _shared(kept, [prompt.text for prompt in nobody(section)]):
+        raise ValueError(f"prompts.nobody_trained and prompts.nobody both have {_named(both)}: {_UNSEEN}")
+    return found._replace(nobody=tuple(kept), nobody_share=section.nobody_share)
 
 
 def _mixed(section: PromptSection) -> Subjects:

@@ -14,7 +14,7 @@ from fairjax import parallel, tables
 from fairjax.config import Experiment, PromptSection, TargetSection
 from fairjax.fairness.attributes import Attribute, per_prompt
 from fairjax.portraits import captions, occupations
-from fairjax.prompts import LISTS, Rows, subjects
+from fairjax.prompts import LISTS, Rows, nobody, subjects
 from fairjax.schema import UserError, load
 from fairjax.training.finetuning import Finetuning
 
@@ -125,6 +125,28 @@ def test_the_prompts_of_a_step_follow_from_the_seed_and_its_number_alone():
     again = read(*sources)
     assert [again.training(3, step, 6) for step in range(212)][-1] == late
     assert again.training(4, 211, 6) != late and again.training(3, 212, 6) != late
+
+
+def test_some_prompts_ask_for_nobody_and_the_others_stay_what_they_were():
+    share, plain, mixed = 0.25, subjects(PromptSection()), subjects(PromptSection(nobody_share=0.25))
+    pairs = [
+        pair for step in range(500) for pair in zip(plain.training(1, step, 4), mixed.training(1, step, 4), strict=True)
+    ]
+    empty = [ours.text for other, ours in pairs if ours != other]
+    assert abs(len(empty) / len(pairs) - share) < 5 * np.sqrt(share * (1 - share) / len(pairs))
+    measured = {prompt.text for prompt in nobody(PromptSection())}
+    assert set(empty) | measured == set(captions.NO_PERSON) and not set(empty) & measured and len(set(empty)) == 2
+    own = subjects(PromptSection(nobody_share=0.9, nobody_trained=("an empty street",), nobody=()))
+    assert "an empty street" in [prompt.text for step in range(9) for prompt in own.training(0, step, 1)]
+
+
+def test_nobody_is_not_measured_by_what_is_trained_on():
+    with pytest.raises(ValueError, match="prompts.nobody_trained and prompts.nobody both have 'an empty street'"):
+        subjects(PromptSection(nobody_trained=("An empty street",), nobody=("an empty street",)))
+    with pytest.raises(ValueError, match="nobody_share = 0.1: prompts.nobody_trained has no prompt for it"):
+        subjects(PromptSection(nobody_share=0.1, nobody_trained=()))
+    for section in (PromptSection(), PromptSection(sources=({"name": "occupations"},))):
+        assert len(subjects(section).nobody) > 1 and len(nobody(section)) > 1
 
 
 def test_the_embedded_world_asks_for_what_it_always_did():
@@ -368,8 +390,11 @@ def test_a_step_is_asked_for_what_the_sources_and_the_table_say(tmp_path):
         "target.table": str(tmp_path / "shares.csv"),
         "training.prompts_per_step": 2,
     }
+    fields |= {"prompts.nobody_share": 0.5, "prompts.nobody_trained": ("an empty room",), "seed": 1}
     finetuning = Finetuning(load(Experiment, None, fields), parallel.mesh(1))
-    batch, prompts = finetuning.batch(0, {})
-    rows = {prompt.text: row.tolist() for prompt, row in zip(prompts, np.asarray(batch.distributions), strict=True)}
-    assert rows["an usher"] == [0.5, 0.5]
+    batches = [finetuning.batch(number, {}) for number in range(4)]
+    batch = np.concatenate([batch.distributions for batch, _ in batches])
+    prompts = [prompt for _, prompts in batches for prompt in prompts]
+    rows = {prompt.text: row.tolist() for prompt, row in zip(prompts, batch, strict=True)}
+    assert rows["an usher"] == [0.5, 0.5] and rows["an empty room"] == [0, 0]
     np.testing.assert_allclose(rows["an adviser of the crown"], [0.1, 0.9])

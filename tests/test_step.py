@@ -348,6 +348,20 @@ def test_a_step_in_which_no_image_shows_a_face_is_finite_and_counted(case):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+def test_images_of_a_prompt_that_asks_for_nobody_are_kept_whole(case):
+    """Zeros are its distribution: whatever its images show, the loss is all of their change, and nothing else."""
+    nobody = jnp.zeros_like(case.batch.distributions)
+    state, scalars, _ = case.take(case.finetuning._frozen, distributions=nobody)
+    _, faceless, _ = case.take(case.with_presence(-1e4))
+    assert scalars["targeted"] == scalars["loss/fairness"] == scalars["loss/face"] == 0
+    assert scalars["faces"] == 1 and scalars["prompts_without_target"] == 0  # none is missing
+    assert scalars["loss/image"] == pytest.approx(faceless["loss/image"] / NO_FACE)
+    assert int(state.step) == 1 and scalars["gradient_norm"] > 0
+    _, one, _ = case.take(case.finetuning._frozen, distributions=nobody.at[1].set(case.batch.distributions[1]))
+    _, both, _ = case.take(case.finetuning._frozen)
+    assert 0 < one["targeted"] < both["targeted"] and 0 < one["loss/fairness"] < both["loss/fairness"]
+
+
 def test_a_prompt_whose_images_have_no_target_is_counted_apart_from_one_whose_have(case):
     """A distribution that asks for what all images of the first are: where every image is, is told for each prompt."""
     wished = np.array(case.batch.distributions)

@@ -41,6 +41,10 @@ class Verdict(NamedTuple):
         """[n], bool."""
         return self.faces.has_face
 
+    def of_those(self, chosen: jax.Array) -> Verdict:
+        """The same; images that are not `chosen`, [n] bool, count as without a face."""
+        return self._replace(faces=self.faces._replace(has_face=self.has_face & chosen))
+
     @property
     def probs(self) -> dict[str, jax.Array]:
         return {name: jax.nn.softmax(logits) for name, logits in self.logits.items()}

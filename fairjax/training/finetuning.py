@@ -24,7 +24,7 @@ from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
-from fairjax.prompts import Prompt, Subjects, subjects
+from fairjax.prompts import NOBODYS, Prompt, Subjects, subjects
 from fairjax.schema import UserError
 from fairjax.training import memory
 from fairjax.training import step as steps
@@ -121,7 +121,7 @@ class Finetuning:
             if subject not in names:
                 raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
         rows = fairness.per_prompt(names, self.target, self.attributes)
-        return dict(zip(names, rows, strict=True))
+        return dict(zip(names, rows, strict=True)) | {NOBODYS: np.zeros_like(rows[0])}
 
     def initial(self) -> State:
         """The state before the first step: adapters that change nothing."""

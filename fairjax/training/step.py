@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     ids: jax.Array  # [p, length], token ids of the prompts, with soft tokens where there are some
     plain_ids: jax.Array  # [p, length], the same without them, for the frozen model
     empty: jax.Array  # [1, length], of the empty prompt, in which the paper has no soft tokens either
-    distributions: jax.Array  # [p, cells], the wished distribution of each prompt
+    distributions: jax.Array  # [p, cells], the wished distribution of each prompt; zeros where nobody is asked for
     num_steps: jax.Array  # [], solver steps
     key: jax.Array  # of this step
 
@@ -117,22 +117,25 @@ class Step:
         It is not finite where classifiers say nothing finite: those images would count as ones without a face.
         """
         each, verdicts, (everyone, labels, without) = self._losses(images, original, frozen, batch)
+        asked = self._asked_for_somebody(batch)
         weights = {"fairness": 1.0, "image": self.loss.image, "face": self.loss.face}
         total = jnp.mean(sum(weights[name] * value for name, value in each.items()))
         sound = [jnp.isfinite(logits).all() for verdict in verdicts for logits in verdict.logits.values()]
         scalars = {
             "loss": jnp.where(jnp.stack(sound).all(), total, jnp.nan),
             **{f"loss/{name}": value.mean() for name, value in each.items()},
-            "faces": verdicts[0].has_face.mean(),
+            "faces": jnp.where(asked, verdicts[0].has_face, True).mean(),
             "targeted": jnp.stack([label >= 0 for label in labels]).mean(),
-            "prompts_without_target": without.mean() * len(batch.ids),  # each prompt has as many images
+            "prompts_without_target": (without & asked).mean() * len(batch.ids),  # each prompt has as many images
         }
         return total, scalars | self._shares(*everyone)
 
     def _losses(self, images, original, frozen, batch):
         """The losses of each of this device's images, by name; what is seen of them, and whom they are to become."""
-        verdict = self.judges.verdict(frozen.judges, images)
-        frozen_verdict = self.judges.verdict(frozen.judges, original)
+        asked = self._asked_for_somebody(batch)
+        verdict, frozen_verdict = (
+            self.judges.verdict(frozen.judges, shown).of_those(asked) for shown in (images, original)
+        )
         everyone = self._everyone(verdict, batch)
         *labels, without = self._own_targets(*everyone, batch)
         frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
@@ -141,10 +144,19 @@ class Step:
             losses.alignment_loss(verdict.logits[name], label)
             for name, label in zip(self.attributes, labels, strict=True)
         )
-        image = self._image_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
+        factors = losses.image_factors(
+            labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor1), self.loss.no_face
+        )
+        kept = jnp.where(asked, factors, 1)  # nothing at all should change where nobody is asked for
+        image = kept * self._change(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         face = self._face_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
         each = {"fairness": fairness, "image": image, "face": face}
         return each, (verdict, frozen_verdict), (everyone, labels, without)
+
+    def _asked_for_somebody(self, batch: Batch) -> jax.Array:
+        """Of this device's images [n]: whether their prompt asks for somebody."""
+        numbers = parallel.local_images(batch.ids.shape[0] * self.training.images_per_prompt)
+        return batch.distributions.any(axis=1)[numbers // self.training.images_per_prompt]
 
     def _everyone(self, verdict: Verdict, batch: Batch) -> tuple[list[jax.Array], jax.Array]:
         """Class probabilities by attribute [p, n, classes] and presence of a face [p, n], of all devices' images."""
