@@ -12,7 +12,7 @@ from fairjax.schema import UserError, command, parse
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-    parser.add_argument("--resume-anyway", action="store_true", help="the same, even with another configuration")
+    parser.add_argument("--resume-anyway", action="store_true", help="the same, even otherwise configured, or anew")
     parser.add_argument("--dry-run", action="store_true", help="say what the run will do, and do nothing")
     parser.add_argument("--topology", help="with --dry-run: TPUs to plan for, v5e:4x4 say (pip install libtpu)")
     cluster.add_options(parser)

@@ -17,12 +17,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from fairjax import files, parallel
+from fairjax.convert import folders
+from fairjax.files import SUMS
 
 State = Any
 """A pytree of arrays."""
-
-SUMS = "sha256.json"
-"""In each checkpoint's folder: the SHA-256 of every file in it, by path. It is written last."""
 
 DAMAGED = "damaged"
 """Where checkpoints go that are not what was written."""
@@ -70,6 +69,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, None where there is none."""
         return max(self._whole(), default=None)
+
+    def lost(self) -> bool:
+        """Whether some were finished, and none of them is what was written."""
+        return self.latest() is None and any(map(_sealed, (self._folder / DAMAGED).glob("*")))
 
     def _whole(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal() and _sealed(path))
@@ -195,7 +198,7 @@ def _put_damaged_aside(folder: Path) -> None:
 def _problem(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, None where they are those that were written."""
     try:
-        wanted = json.loads((checkpoint / SUMS).read_text())
+        wanted = folders.read_json(checkpoint / SUMS)
     except FileNotFoundError:
         return "was not finished"
     except (OSError, ValueError):

@@ -1,13 +1,20 @@
-"""Files that are whole or not there, and logs that may end in half a line."""
+"""Files that are whole or not there, and logs that may be damaged."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any
+
+from safetensors import SafetensorError
+
+SUMS = "sha256.json"
+"""In each checkpoint's folder: the SHA-256 of every file in it, by path. It is written last."""
 
 
 @contextlib.contextmanager
@@ -15,12 +22,28 @@ def whole(path: Path) -> Iterator[Path]:
     """A place to write a file at; left without an error, it is down on the disk, and takes the place of `path`.
 
     A kill on the way leaves the old file as it was.
+
+    Raises:
+        OSError: the disk would not take it; it names the file, whoever was writing.
     """
     partial = path.with_name(f"{path.name}.partial")
-    yield partial
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        if str(error.filename or partial) == str(partial):
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:  # which has the system's code in its text alone
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        if told is None:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk it is what fills it
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,12 +52,20 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, none where there is no such file; a kill may have cut the last one short."""
+def json_lines(path: Path, **fields: type | UnionType) -> list[dict[str, Any]]:
+    """The lines of a log that are objects with these fields, none where there is no such file.
+
+    Others are passed over: a kill may have cut one short, and a person may have edited them.
+    """
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and all(isinstance(row.get(name, ...), kind) for name, kind in fields.items()):
+                rows.append(row)
     return rows
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a log anew, whole or not at all."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -6,10 +6,15 @@ writes files.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import importlib.util
 import math
 import os
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,8 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from fairjax.schema import UserError, blame
 
 AXIS = "data"
 
@@ -34,6 +41,12 @@ _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }  # fmt: skip
 """So that libtpu, where it only compiles, does not ask the network what machine this is, nor keeps others from it."""
+
+LOCK = ".lock"
+"""In a folder that a program has to itself while it runs; the file stays."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems say that have none."""
 
 REPLICATED, SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
@@ -105,6 +118,40 @@ def memory_left(mesh: jax.sharding.Mesh) -> int | None:
     told = mesh.local_devices[0].memory_stats()
     left = np.int64(told["bytes_limit"] - told["bytes_in_use"])
     return int(left if jax.process_count() == 1 else multihost_utils.process_allgather(left).min())
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps other programs that ask for the same out of it; the first host does so for all.
+
+    However this program ends, the system lets the next one in.
+
+    Raises:
+        UserError: the folder cannot be made, or another program is in it.
+    """
+    if not is_first():
+        yield
+        return
+    subject = f"output = {str(folder)!r}"
+    with blame(subject):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{subject}: another program is at work in it") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+
+
+def peak_memory() -> int:
+    """The most bytes that a device of this host has had in use, or this process where devices do not count them."""
+    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(told) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:

@@ -344,11 +344,15 @@ def blame(subject: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = error.filename is None or str(error.filename) in subject
-        where, reason = "" if told else f"{error.filename}: ", error.strerror.lower() if error.strerror else error
-        raise UserError(f"{subject}: {where}{reason}") from error
+        raise UserError(f"{subject}: {_refused(error, subject)}") from error
     except (ValueError, ImportError) as error:
         raise UserError(f"{subject}: {error}") from error
+
+
+def _refused(error: OSError, told: str = "") -> str:
+    """What the system would not do, and of which file, if that is not told yet."""
+    where = "" if error.filename is None or str(error.filename) in told else f"{error.filename}: "
+    return where + (error.strerror.lower() if error.strerror else str(error))
 
 
 def _line(text: str) -> str:
@@ -360,7 +364,8 @@ def _line(text: str) -> str:
 def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
     """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
 
-    0 is success, 2 a `UserError`, 130 an interrupt. Anything else is our fault and keeps its traceback.
+    0 is success, 2 a `UserError` or what the system refuses, such as to write to a full disk, 130 an interrupt.
+    Anything else is our fault and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -371,6 +376,9 @@ def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
             main(sys.argv[1:] if argv is None else argv)
         except UserError as error:
             print(f"error: {_line(str(error))}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"error: {_line(_refused(error))}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -7,16 +7,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fairjax import files
 from fairjax.config import CONFIG, VALIDATION, Experiment
 from fairjax.schema import Parser, UserError, command, load
-from fairjax.training.watch import STALLS
+from fairjax.training.watch import LEAST, PATIENCE, STALLS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
-_STALLED = 10
-"""A run of which nothing was heard for so many times its usual step is called so."""
 
 
 def curve(values: Sequence[float], width: int = _WIDTH) -> str:
@@ -40,7 +39,7 @@ def status(folder: Path, now: float) -> list[str]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no run: no {CONFIG} in it")
     config = load(Experiment, folder / CONFIG)
-    rows, log = files.json_lines(folder / "log.jsonl"), folder / "log.jsonl"
+    rows, log = files.json_lines(folder / "log.jsonl", step=int, seconds=int | float), folder / "log.jsonl"
     kinds = ", ".join(config.adapter.kinds)
     lines = [f"{folder}: {' x '.join(config.target.attributes)}, {kinds} of {config.model}"]
     warnings = [f"{path.name}: a checkpoint that was damaged" for path in sorted(folder.glob("checkpoints/damaged/*"))]
@@ -50,22 +49,25 @@ def status(folder: Path, now: float) -> list[str]:
     usual = statistics.median(row["seconds"] for row in rows[-50:])
     images = config.training.prompts_per_step * config.training.images_per_prompt
     silent = now - log.stat().st_mtime
+    stands = silent > max(PATIENCE * usual, LEAST)
     ended = (folder / "results.json").is_file() and done >= steps
     speed = f"{usual:.3g} s a step, {images / max(usual, 1e-9):.3g} images/s"
+    for devices, memory in zip(_numbers(rows[-1:], "devices"), _numbers(rows[-1:], "memory"), strict=False):
+        speed += f", {devices} {'device' if devices == 1 else 'devices'}, {memory / 2**30:.2f} GiB"
     if ended:
         lines.append(f"all {steps} steps taken and measured; {speed}")
     elif done >= steps:
         lines.append(f"all {steps} steps taken, not yet measured; {speed}")
     else:
-        left = f"{_duration((steps - done) * usual)} left" if silent <= _STALLED * usual else "not running"
+        left = "not running" if stands else f"{_duration((steps - done) * usual)} left"
         lines.append(f"step {done} of {steps} ({done / steps:.0%}); {speed}; {left}")
     for name in ["loss", *(name for name in rows[-1] if name.startswith("bias/"))]:
-        values = [row[name] for row in rows if row.get(name) is not None]
+        values = _numbers(rows, name)
         if values:
             first, last = (statistics.fmean(part) for part in (values[:20], values[-20:]))
             lines.append(f"{name:<24} {first:.3f} {curve(values)} {last:.3f}")
-    looks = files.json_lines(folder / VALIDATION)
-    distances = [row["distance"] for row in looks if row["distance"] is not None]
+    looks = files.json_lines(folder / VALIDATION, step=int, distance=int | float | None, warnings=list)
+    distances = _numbers(looks, "distance")
     if distances:
         at = f"{distances[0]:.3f} {curve(distances)} {distances[-1]:.3f}"
         lines.append(f"{'validation: distance':<24} {at}  (the last at step {looks[-1]['step']})")
@@ -75,19 +77,23 @@ def status(folder: Path, now: float) -> list[str]:
     bad = [row["step"] for row in rows if row.get("loss") is None or row.get("gradient_norm") is None]
     if bad:
         warnings.append(f"{len(bad)} steps were skipped, the last of them {bad[-1]}: a loss or gradient was not finite")
-    without = statistics.fmean(row.get("prompts_without_target") or 0 for row in rows[-50:])
-    if without > config.training.prompts_per_step / 2:
+    without = _numbers(rows[-50:], "prompts_without_target")
+    if without and statistics.fmean(without) > config.training.prompts_per_step / 2:
         warnings.append("of most prompts no image has a target: no face, or none that is sure (loss.threshold)")
-    stalls = (folder / STALLS).read_text().count(": no step for ") if (folder / STALLS).is_file() else 0
+    stalls = (folder / STALLS).read_text(errors="replace").count(": no step for ") if (folder / STALLS).is_file() else 0
     if stalls:
         warnings.append(f"it stood still {stalls} {'time' if stalls == 1 else 'times'}; {STALLS} says where")
-    if not ended and done < steps and silent > _STALLED * usual:
+    if not ended and done < steps and stands:
         warnings.append(f"no step for {_duration(silent)}: ended, or stalled (--resume goes on)")
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
 
 
+def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if isinstance(row.get(name), int | float)]
+
+
 def _checkpoint(folder: Path, now: float) -> list[str]:
-    kept = [path for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+    kept = [path.parent for path in folder.glob(f"checkpoints/*/{files.SUMS}") if path.parent.name.isdecimal()]
     if not kept:
         return ["no checkpoint yet"]
     newest = max(kept, key=lambda path: int(path.name))

@@ -142,7 +142,7 @@ def test_a_run_folder_without_its_configuration_is_not_continued_unasked_nor_by_
         assert "holds a run already: add --resume" in mistake(train_program.main, "--output", run, *asked)
     error = mistake(train_program.main, "--output", run, "--resume")
     assert "checkpoint 2 in" in error and "bundle.text_encoder" in error
-    assert {path.name for path in run.iterdir()} == {"checkpoints"}  # nothing was measured or written
+    assert {path.name for path in run.iterdir()} == {"checkpoints", parallel.LOCK}  # nothing was measured or written
 
 
 def test_fewer_steps_than_a_run_has_are_told_before_anything_is_measured(tmp_path, capsys):
@@ -182,7 +182,7 @@ def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeyp
 
 def lines_after(folder, text, start):
     (folder / "log.jsonl").write_text(text)
-    log = Log(folder, start=start)
+    log = Log(folder, start=start, images=8)
     log(Progress(start + 1, 100, {"loss": 1.0}, [], lambda: None), None)
     log.close()
     return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -190,7 +190,7 @@ def lines_after(folder, text, start):
 
 @pytest.mark.parametrize(
     ("steps", "half_a_line"),
-    [([1, 2, 3, 4], ""), ([1, 3, 4], ""), ([1, 2, 3], '{"step": 4, "lo'), ([1, 2, 3, 4, 5, 6], "")],
+    [([1, 2, 3, 4], ""), ([1, 3, 4], ""), ([1, 2, 3], '{"step": 4, "lo'), ([1, 2, 3, 4, 5, 6], ""), ([1, 2], "5\n{}")],
 )
 def test_a_resumed_log_goes_on_after_the_checkpoints_step_whatever_lines_it_has(tmp_path, steps, half_a_line):
     text = "".join(json.dumps({"step": step}) + "\n" for step in steps) + half_a_line
@@ -202,7 +202,7 @@ def test_a_resumed_log_goes_on_after_the_checkpoints_step_whatever_lines_it_has(
 @pytest.mark.faults("a full disk, logging", lost="TensorBoard's part, which is told")
 def test_a_log_that_a_full_disk_does_not_take_is_written_when_there_is_room(tmp_path, capsys):
     """A warning each, and no step waits for TensorBoard, whose thread has died of it."""
-    log = Log(tmp_path, start=0)
+    log = Log(tmp_path, start=0, images=8)
     writer = log._board._get_file_writer().event_writer
     writer._worker._next_flush_time = writer._worker._flush_secs = 0  # at once
     with full_disk():
@@ -219,6 +219,21 @@ def test_a_log_that_a_full_disk_does_not_take_is_written_when_there_is_room(tmp_
     ]
 
 
+def test_a_line_of_the_log_says_how_the_machine_does(tmp_path):
+    lines_after(tmp_path, "", 0)
+    (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert row["devices"] == 8 and row["memory"] > 2**20  # of eight devices of a CPU, the process's
+    assert row["images_per_second"] > 0 and row["seconds"] >= 0
+
+
+@pytest.mark.faults("a file where TensorBoard's folder should be", lost="TensorBoard's part, which is told")
+def test_where_tensorboard_cannot_write_a_run_goes_on_without(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("")
+    assert lines_after(tmp_path, "", 0) == [1]
+    error = capsys.readouterr().err
+    assert error.startswith("warning: TensorBoard gets nothing: ") and error.count("\n") == 1
+
+
 def events(folder):
     """The records of TensorBoard's files: length (8 bytes), its checksum (4), the event, its checksum (4)."""
     for file in sorted(folder.glob("events*")):
@@ -230,7 +245,7 @@ def events(folder):
 
 
 def test_tensorboard_has_the_scalars_and_the_images_of_a_run(tmp_path):
-    log = Log(tmp_path, start=0)
+    log = Log(tmp_path, start=0, images=8)
     for step, pictures in ((1, None), (2, np.full((2, 3, 8, 10, 3), 2, np.uint8))):  # two prompts, three images of each
         log(Progress(step, 2, {"loss": 1 / step, "bias/gender": 0.5}, [], lambda: None), pictures)
     log.close()
@@ -251,7 +266,7 @@ def test_what_differs_from_the_run_that_is_continued_is_named():
         for one, other in ((plain, changed), (changed, plain)):
             (told,) = _differences(one, other)
             assert told.startswith(f"{name} = ") and ", but the run has " in told
-    more_of_the_same = {"training.steps": 7, "training.save_every": 3, "training.microbatch": 2}
+    more_of_the_same = {"output": "moved", "training.steps": 7, "training.save_every": 3, "training.microbatch": 2}
     assert _differences(plain, load(Experiment, None, more_of_the_same)) == []
 
 

@@ -141,7 +141,7 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
     stand_in.init = lambda **how: started.append(how) or Run()
     stand_in.Image = lambda pixels: pixels.shape
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    log = Log(tmp_path, start=0, wandb="fairness")
+    log = Log(tmp_path, start=0, images=8, wandb="fairness")
     for step, images in ((1, None), (2, np.zeros((2, 3, 8, 8, 3), np.uint8))):
         log(Progress(step, 2, {"loss": 1.0 / step}, [], lambda: None), images)
     log.close()
@@ -152,7 +152,7 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
 def test_weights_and_biases_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # what import then finds is nothing
     with pytest.raises(UserError, match="training.wandb = 'fairness' needs Weights & Biases: pip install wandb"):
-        Log(tmp_path, start=0, wandb="fairness")
+        Log(tmp_path, start=0, images=8, wandb="fairness")
 
 
 def test_weights_and_biases_that_is_not_installed_is_told_before_the_run_begins(tmp_path, monkeypatch, capsys):
@@ -240,6 +240,30 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
         )
     message = mistake(eval_program.main, "--adapter", run, "--evaluation.num_steps", 2000, "--output", tmp_path / "no")
     assert "evaluation.num_steps = 2000 must be between 1 and 1000" in message and not (tmp_path / "no").exists()
+
+
+@pytest.mark.faults("all checkpoints of a run damaged", lost="the run, which is told")
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew_unasked(small_world, tmp_path, capsys):
+    run = tmp_path / "run"
+    asked = [*TINY, *arguments(small_world), "--output", str(run), "--resume"]
+    (run / "checkpoints" / "2").mkdir(parents=True)
+    (run / "checkpoints" / "2" / "sha256.json").write_text("[]")
+    (run / "log.jsonl").write_text('{"step": 2}\n')
+    for told in ("warning: checkpoint 2 has an unreadable sha256.json", ""):  # it is put aside once, and stays refused
+        assert train_program.main(asked) == 2
+        *warnings, error = capsys.readouterr().err.splitlines()
+        assert "\n".join(warnings).startswith(told)
+        assert error.startswith("error: --resume: every checkpoint in ") and "--resume-anyway begins anew" in error
+    assert (run / "log.jsonl").read_text() == '{"step": 2}\n' and not (run / "adapter").exists()
+
+
+def test_a_second_program_in_a_folder_is_refused(small_world, tmp_path, mistake):
+    asked, run = [*TINY, *arguments(small_world)], tmp_path / "run"
+    with parallel.alone(run):
+        assert "another program is at work in it" in mistake(train_program.main, *asked, "--output", run)
+        words = ("--evaluation.interventions", "{even: '{prompt}, evenly'}")
+        assert "another program is at work in it" in mistake(eval_program.main, *asked, *words, "--output", run)
+    assert {path.name for path in run.iterdir()} == {parallel.LOCK}
 
 
 def test_adapters_and_other_words_are_compared_in_one_evaluation(small_world, tmp_path, capsys, mistake):

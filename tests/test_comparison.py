@@ -1,5 +1,6 @@
 """The results of a comparison, by hand; and what the marked grid shows where."""
 
+import errno
 import io
 import json
 import re
@@ -98,6 +99,21 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     assert low < 0.5 < high and results["before"]["trained"]["gender"]["bias_without_floor"] < 0.5
     page = (comparison.folder / "report.html").read_text()
     assert "a pilot (held out)" in page and page.count("<img") == 2 * 2 * 4
+
+
+@pytest.mark.faults("a full disk, drawing the picture")
+def test_a_picture_that_is_half_written_does_not_take_the_place_of_the_one_before(comparison, monkeypatch):
+    def save(path, kind):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    picture = comparison.folder / "before_after.png"
+    picture.write_bytes(b"whole")
+    comparison.columns, comparison.measured = {"before": Column("before", {})}, {"before": Measured(SEEN, {}, {})}
+    monkeypatch.setattr(comparison, "_picture", lambda: SimpleNamespace(save=save))
+    with pytest.raises(OSError) as refused:
+        comparison.finish(Console(quiet=True), {})
+    assert refused.value.filename == str(picture) and picture.read_bytes() == b"whole"
 
 
 def test_the_images_are_a_dataset_with_what_was_predicted(comparison):

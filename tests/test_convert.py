@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from running import full_disk
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.torch_networks import nchw
@@ -212,6 +213,16 @@ def test_what_cannot_be_converted_is_one_line(run, bundle, small_world, mistake,
     for argv, message in cases.items():
         assert message in mistake(main, *argv), argv
     assert not new.exists()
+
+
+@pytest.mark.faults("a full disk, converting", count=3)
+def test_a_full_disk_is_one_line(run, mistake, tmp_path):
+    folder = run(KINDS["both"])
+    for kind, name in (("diffusers", "x"), ("kohya", "x.safetensors"), ("pipeline", "whole")):
+        with full_disk(100):
+            error = mistake(main, folder, "--to", kind, "--output", tmp_path / name)
+        assert f"error: --output = '{tmp_path / name}': " in error and error.endswith(": file too large\n")
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_help_shows_the_whole_map(capsys):

@@ -120,6 +120,8 @@ def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
     assert (loss["title"], bias["title"]) == ("loss", "bias: x")
     assert loss["end"] == "0.50" and loss["last"] == 99  # a mean of two
     assert bias["end"] == "0.25" and len(bias["points"].split()) == 99
+    log.write_bytes(b"5\n{}\n\xff\n" + log.read_bytes())
+    assert report.curves(log) == [loss, bias]
     log.write_text("")
     assert report.curves(log) == []
 

@@ -1,5 +1,6 @@
 """Configuration: YAML and command line give typed, frozen values; every mistake is said in one line."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -221,9 +222,21 @@ def test_exit_codes(capsys):
             raise KeyboardInterrupt
         if argv == ["wrong"]:
             raise schema.UserError("two\nlines")
+        if argv == ["full"]:
+            raise OSError(errno.ENOSPC, "No space left on device", "results.json")
+        if argv == ["unsaved"]:
+            raise OSError("checkpoint 3 could not be saved")
+        if argv == ["fault"]:
+            raise KeyError("ours")
 
     assert program([]) == 0 and program(["wrong"]) == 2 and program(["interrupt"]) == 130
-    assert capsys.readouterr().err == "error: two lines\ninterrupted\n"
+    assert program(["full"]) == 2 and program(["unsaved"]) == 2
+    assert capsys.readouterr().err == (
+        "error: two lines\ninterrupted\n"
+        "error: results.json: no space left on device\nerror: checkpoint 3 could not be saved\n"
+    )
+    with pytest.raises(KeyError):
+        program(["fault"])
 
 
 def test_a_program_exits_with_one_line_and_code_2_without_importing_jax():

@@ -9,6 +9,7 @@ import pytest
 
 from fairjax import status
 from fairjax.config import Experiment
+from fairjax.files import SUMS
 from fairjax.schema import dump, load
 
 NOW = 1_700_000_000
@@ -43,7 +44,9 @@ def test_a_run_under_way(run):
     folder = run(40)
     for step in ("20", "40"):
         (folder / "checkpoints" / step).mkdir(parents=True)
+        (folder / "checkpoints" / step / SUMS).touch()
         os.utime(folder / "checkpoints" / step, (NOW - 5,) * 2)
+    (folder / "checkpoints" / "60").mkdir()  # one that is being written
     text = told(folder)
     assert "step 40 of 100 (40%); 2 s a step, 16 images/s; 2 min left" in text
     assert "last checkpoint: step 40, 5 s ago" in text and "warning" not in text
@@ -51,6 +54,28 @@ def test_a_run_under_way(run):
     first, last = (float(bias.split()[i]) for i in (1, -1))  # means of the first and last twenty
     assert (first, last) == pytest.approx((0.7525, 0.6525), abs=1e-3)
     assert bias.split()[2][0] == "█" and len(bias.split()[2]) == 40
+
+
+def test_a_step_that_takes_less_than_a_minute_longer_is_no_stall(run):
+    assert "2 min left" in told(run(40, ago=59)) and "warning" not in told(run(40, ago=59))
+    assert "not running" in told(run(40, ago=61)) and "no step for 61 s" in told(run(40, ago=61))
+
+
+def test_how_the_machine_does_is_told(run):
+    assert "16 images/s, 8 devices, 1.50 GiB; 2 min left" in told(
+        run(40, devices=lambda n: 8, memory=lambda n: 3 * 2**29)
+    )
+
+
+@pytest.mark.faults("a log that is damaged, and looked at", lost="the damaged lines")
+def test_lines_that_say_nothing_are_passed_over(run):
+    folder = run(40, **{"bias/gender": lambda n: "much" if n == 3 else 0.5})
+    with (folder / "log.jsonl").open("ab") as file:
+        file.write(b'\n5\n{}\n\xff\xfe\n{"step": 50}\n')
+    os.utime(folder / "log.jsonl", (NOW,) * 2)
+    (folder / "validation.jsonl").write_text('{"step": 1}\n{"step": 2, "distance": 0.1, "warnings": 5}\n')
+    text = told(folder)
+    assert "step 40 of 100" in text and "bias/gender" in text and "validation" not in text
 
 
 def test_looks_on_the_way_are_told_with_what_has_collapsed(run):

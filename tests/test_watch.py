@@ -39,6 +39,21 @@ def test_each_stall_is_told_once_with_the_stacks_of_all_threads(tmp_path, capsys
     assert capsys.readouterr().err.count(f"s; {tmp_path}/stalls.txt says what the program is at") == 2
 
 
+@pytest.mark.faults("a stall, on a disk that takes no stacks", lost="the stacks, which is told")
+def test_a_stall_is_told_though_the_stacks_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "stalls.txt").mkdir()
+    with Watch(tmp_path / "stalls.txt", patience=2, least=0.2) as watch:
+        for count in (1, 2):
+            steps(watch, 3)
+            end = time.monotonic() + 20
+            told = ""
+            while "cannot be written: is a directory" not in told and time.monotonic() < end:
+                time.sleep(STEP)
+                told += capsys.readouterr().err
+            assert told.count("warning: no step for") == 1, count
+        assert watch._thread.is_alive()
+
+
 def test_before_the_first_steps_it_waits_as_long_as_it_takes_to_compile(tmp_path, capsys):
     with Watch(tmp_path / "stalls.txt", patience=2, least=0.1) as watch:
         time.sleep(0.5)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from fairjax import files
 from fairjax.config import ADAPTER, CONFIG, Experiment
 from fairjax.schema import Parser, UserError, blame, command, load
 
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> None:
         elif options.to == "kohya":
             bundles.save_kohya(bundle, pipeline, output)
             use = f'# or put it where AUTOMATIC1111 or ComfyUI look for LoRA\npipe.load_lora_weights("{name}")'
-            output.with_suffix(".md").write_text(cards.card(*about, use), encoding="utf-8")
+            files.write_text(output.with_suffix(".md"), cards.card(*about, use))
         else:
             bundles.save_pipeline(bundle, pipeline, output, np.dtype(options.dtype))
             cards.write(output, *about, cards.use_of_pipeline(bundle, name))

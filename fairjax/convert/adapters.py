@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from fairjax import files
 from fairjax.adapters import lora
 from fairjax.adapters.soft_prompt import SoftPrompt
 from fairjax.convert import folders, kohya
@@ -83,13 +81,12 @@ def save_lora(
             tensors[f"{name}.lora_A.weight"] = _to_torch(factors["down"], window)
             tensors[f"{name}.lora_B.weight"] = _to_torch(factors["up"], window)
         metadata |= {f"{component}.{key}": value for key, value in _peft_config(adapter, scale).items()}
-    header = {"format": "pt"}
+    header = {}
     if names == "kohya":
         tensors = kohya.to_kohya(tensors, {component: scale for component, (_, scale) in loras.items()})
     else:
         header[_METADATA] = json.dumps(metadata, sort_keys=True)
-    with files.whole(path) as partial:
-        save_file(tensors, partial, metadata=header)
+    folders.write_tensors(Path(path), tensors, header)
 
 
 def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lora]:
@@ -296,8 +293,7 @@ def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN
 
     diffusers expands `token` in a prompt to all of them (`<fair> <fair>_1 <fair>_2 ...`).
     """
-    with files.whole(path) as partial:
-        save_file({token: np.ascontiguousarray(soft["embedding"])}, partial, metadata={"format": "pt"})
+    folders.write_tensors(Path(path), {token: np.ascontiguousarray(soft["embedding"])})
 
 
 def is_soft_prompt(path: Path) -> bool:

@@ -7,19 +7,22 @@ README.md                           what it is, as a model card
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fairjax import files
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import ADAPTER
 from fairjax.convert import adapters, folders
 from fairjax.pipeline import Pipeline
+
+_COPIED = ("model_index.json", "scheduler/*", "tokenizer/*")
+"""Of a pipeline's folder, what is not written anew."""
 
 
 def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: Path) -> None:
@@ -48,7 +51,11 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
 
     Soft tokens become words of its tokenizer: prompts must begin with the first of them, `<fair>`.
     """
-    shutil.copytree(pipeline.folder, folder, ignore=_but_components, dirs_exist_ok=True)
+    for path in [path for part in _COPIED for path in pipeline.folder.glob(part) if path.is_file()]:
+        copy = folder / path.relative_to(pipeline.folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(copy) as partial:
+            partial.write_bytes(path.read_bytes())
     merged = bundles.merge(pipeline.params, bundle)
     for name, stem in (("text_encoder", "model"), ("unet", folders.WEIGHTS), ("vae", folders.WEIGHTS)):
         fields = folders.read_json(pipeline.folder / name / "config.json")
@@ -60,14 +67,6 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
         tokenizer = type(pipeline.tokenizer).from_pretrained(pipeline.folder / "tokenizer")
         tokenizer.add_tokens([adapters.SOFT_TOKEN, *(f"{adapters.SOFT_TOKEN}_{i}" for i in range(1, count))])
         tokenizer.save_pretrained(folder / "tokenizer")
-
-
-def _but_components(folder: str, names: list[str]) -> list[str]:
-    """Of a pipeline's folder, what is written anew, or is no part of it: all but its index, scheduler and tokenizer."""
-    inside = Path(folder).name in ("scheduler", "tokenizer")
-    wanted = [name for name in names if inside or name in ("model_index.json", "scheduler", "tokenizer")]
-    there = [name for name in wanted if (path := Path(folder, name)).is_file() or path.is_dir() and not inside]
-    return [name for name in names if name not in there]
 
 
 def load_adapters(sources: Sequence[str | Path], pipeline: Pipeline) -> Bundle:

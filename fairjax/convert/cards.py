@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairjax import files
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment
 from fairjax.convert import adapters, folders
@@ -44,7 +45,7 @@ def write(folder: Path, bundle: Bundle, config: Experiment | None, results: Mapp
         results: what the run measured (`results.json`), if it did.
         use: lines of Python that use the weights.
     """
-    (folder / "README.md").write_text(card(bundle, config, results, use), encoding="utf-8")
+    files.write_text(folder / "README.md", card(bundle, config, results, use))
 
 
 def card(bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] | None, use: str) -> str:

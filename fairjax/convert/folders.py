@@ -111,6 +111,12 @@ def read_weights(folder: Path, stem: str, only: tuple[str, ...] = ("",)) -> dict
     return tensors
 
 
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    with files.whole(path) as partial:
+        save_file(dict(tensors), partial, metadata={"format": "pt"} | dict(metadata or {}))
+
+
 def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9) -> None:
     """Writes tensors to one file, or, above `max_bytes`, to shards with an index as diffusers reads it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,12 +126,12 @@ def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], ma
             shards.append({})
         shards[-1][name] = np.asarray(tensor, order="C")
     if len(shards) == 1:
-        save_file(shards[0], folder / f"{stem}.safetensors", metadata={"format": "pt"})
+        write_tensors(folder / f"{stem}.safetensors", shards[0])
         return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        write_tensors(folder / name, shard)
         weight_map |= dict.fromkeys(shard, name)
     size = sum(tensor.nbytes for tensor in tensors.values())
     write_json(

@@ -163,7 +163,8 @@ class Comparison:
         }
         if parallel.is_first():
             files.write_text(self.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-            self._picture().save(self.folder / "before_after.png")
+            with files.whole(self.folder / "before_after.png") as partial:
+                self._picture().save(partial, "PNG")
             self._report(results)
         for kinds in [self.kinds] if len(self.measured) < 3 else [[kind] for kind in self.kinds]:
             console.print(self.table(results, kinds))

@@ -197,7 +197,7 @@ def frequencies(results: Mapping[str, Any], attributes: Sequence[Attribute]) -> 
 
 def curves(log: Path) -> list[dict[str, Any]]:
     """Loss and bias over the training's steps, as lines of a plot, smoothed over a fiftieth of it."""
-    lines = files.json_lines(log)
+    lines = files.json_lines(log, step=int)
     names = ["loss", *(name for name in lines[0] if name.startswith("bias/"))] if len(lines) > 1 else []
     found = []
     for name in names:

@@ -48,17 +48,16 @@ def evaluate(config: Experiment, adapters: Sequence[Path], console: Console) -> 
             columns.append(Column(name, load_adapter(adapter, pipeline)))
     for name, words in config.evaluation.interventions.items():
         columns.append(Column(f"asked: {name}", {}, words))
-    with blame(f"output = {config.output!r}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with bars(console) as progress:
-        for column in columns:
-            comparison.measure(column, counting(progress, column.name, comparison.num_images))
-        if settings:
-            count = len(settings) * len(columns) * len(comparison.prompts) * config.evaluation.images_per_prompt
-            comparison.sweep(settings, counting(progress, "sweep", count))
-    results = comparison.finish(console, {"adapter": ", ".join(map(str, adapters))})
-    if parallel.is_first():
-        comparison.keep_data()
+    with parallel.alone(folder):
+        with bars(console) as progress:
+            for column in columns:
+                comparison.measure(column, counting(progress, column.name, comparison.num_images))
+            if settings:
+                count = len(settings) * len(columns) * len(comparison.prompts) * config.evaluation.images_per_prompt
+                comparison.sweep(settings, counting(progress, "sweep", count))
+        results = comparison.finish(console, {"adapter": ", ".join(map(str, adapters))})
+        if parallel.is_first():
+            comparison.keep_data()
     return results
 
 

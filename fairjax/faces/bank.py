@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
     if options.output.suffix != ".safetensors":
         raise UserError(f"--output = {options.output} must end in .safetensors")
     from rich.console import Console
-    from safetensors.numpy import save_file
 
+    from fairjax.convert import folders
     from fairjax.faces import chips, labelled, reading
     from fairjax.progress import bars, counting
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--data: no face was found in {len(pictures)} pictures")
     with blame("--output"):
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, options.output)
+        folders.write_tensors(options.output, tensors)
     classes = "; ".join(f"{name}: {', '.join(values)}" for name, values in pictures.classes.items())
     console.print(f"wrote {count} faces of {len(pictures)} pictures to {options.output}{classes and f' ({classes})'}")
 

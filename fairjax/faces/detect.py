@@ -37,6 +37,7 @@ def _parser() -> Parser:
 @command
 def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
+    from fairjax import files
     from fairjax.faces import photos, reading
 
     with blame("PHOTO"):
@@ -54,7 +55,8 @@ def main(argv: list[str]) -> None:
             for name, (x, y) in zip(_LANDMARKS, mark.points, strict=True):
                 print(f"    {name:<14} {x:.1f} {y:.1f}")
         place = options.output / f"{number:02d}-{path.stem}.png"
-        photos.marked(image, marks).save(place)
+        with files.whole(place) as partial:
+            photos.marked(image, marks).save(partial, "PNG")
         print(f"  wrote {place}")
 
 

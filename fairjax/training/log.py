@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 from tensorboardX.event_file_writer import EventFileWriter
 
-from fairjax import files
+from fairjax import files, parallel
 from fairjax.schema import UserError
 from fairjax.training.finetuning import Progress
 
@@ -26,22 +27,19 @@ class Log:
 
     Args:
         start: how many steps the checkpoint has that the run goes on from; what is later is dropped.
+        images: how many a step makes.
         wandb: a Weights & Biases project that gets the same, as the run of the folder's name.
 
     Raises:
         UserError: Weights & Biases is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, start: int, wandb: str | None = None):
+    def __init__(self, folder: Path, start: int, images: int, wandb: str | None = None):
         self._wandb = _weights_and_biases(wandb, folder) if wandb else None
         path = folder / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        files.write_text(path, "".join(line for line in lines if _step(line) <= start))
-        self._file = path.open("a", encoding="utf-8")
-        board = str(folder / "tensorboard")
-        self._board: SummaryWriter | None = SummaryWriter(
-            board, purge_step=start + 1, max_queue=_QUEUE, flush_secs=10
-        )  # fmt: skip
+        files.write_json_lines(path, (row for row in files.json_lines(path, step=int) if row["step"] <= start))
+        self._file, self._images = path.open("a", encoding="utf-8"), images
+        self._board = _tensorboard(folder / "tensorboard", start)
         self._full = False
         self._since = time.monotonic()
 
@@ -49,7 +47,11 @@ class Log:
         """Writes one step, with its images if there are any; returns the seconds since the last."""
         now = time.monotonic()
         seconds, self._since = now - self._since, now
-        row = {"step": progress.step, "seconds": round(seconds, 3)} | progress.scalars
+        heartbeat = {
+            "seconds": round(seconds, 3), "images_per_second": round(self._images / seconds, 3),
+            "devices": jax.device_count(), "memory": parallel.peak_memory(),
+        }  # fmt: skip
+        row = {"step": progress.step} | heartbeat | progress.scalars
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._file.write(json.dumps(finite) + "\n")
         self._flush()
@@ -95,6 +97,14 @@ class Log:
             self._wandb.finish()
 
 
+def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
+    try:
+        return SummaryWriter(str(folder), purge_step=start + 1, max_queue=_QUEUE, flush_secs=10)
+    except OSError as error:
+        _warn(f"TensorBoard gets nothing: {folder} cannot be written: {error.strerror.lower()}")
+        return None
+
+
 def _is_writing(board: SummaryWriter) -> bool:
     """Whether its thread is alive. It dies of a full disk, and then whoever has more for it waits for ever."""
     return _events(board)._worker.is_alive()
@@ -106,14 +116,6 @@ def _events(board: SummaryWriter) -> EventFileWriter:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _step(line: str) -> float:
-    """The step that a line of `log.jsonl` tells of; a kill may have cut the last line short."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
 
 
 def check_client(project: str | None) -> None:

@@ -62,7 +62,7 @@ def check(config: Experiment, folder: Path, resume: Resume) -> None:
 def _differences(old: Experiment, new: Experiment) -> list[str]:
     before, after = _flat(old), _flat(new)
     changed = (name for name in before if before[name] != after[name])
-    kept = {f"training.{name}" for name in _OF_NO_MATTER}
+    kept = {"output"} | {f"training.{name}" for name in _OF_NO_MATTER}  # a run folder may be moved
     return [
         f"{name} = {after[name]!r}, but the run has {before[name]!r}"
         for name in changed
@@ -123,27 +123,31 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
         Networks(reading.by_name(config.judges, zip(judges.semantics, judges.params["semantics"], strict=True))),
     )  # fmt: skip
     parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
-    with blame(f"output = {config.output!r}"):
-        checkpoints = Checkpoints(folder / CHECKPOINTS, config.training.keep, config.training.keep_every)
-        start = finetuning.start(checkpoints)
-        parallel.wait_for_all("checkpoint restored")
+    with parallel.alone(folder):
+        with blame(f"output = {config.output!r}"):
+            checkpoints = Checkpoints(folder / CHECKPOINTS, config.training.keep, config.training.keep_every)
+            if checkpoints.lost() and resume != "anyway":
+                told = f"every checkpoint in {folder / CHECKPOINTS} is damaged: there is nothing to go on from"
+                raise UserError(f"--resume: {told}; --resume-anyway begins anew")
+            start = finetuning.start(checkpoints)
+            parallel.wait_for_all("checkpoint restored")
+            if parallel.is_first():
+                files.write_text(folder / CONFIG, schema.dump(config))
+        with bars(console) as progress, contextlib.closing(checkpoints):
+            comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
+            state = _train(finetuning, checkpoints, start, folder, progress, asked)
+            adapter: Bundle = jax.device_get(state.ema)
+            if parallel.is_first():
+                save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
+            after = Column("after", adapter)
+            comparison.measure(after, asked.checking(counting(progress, after.name, comparison.num_images)))
+        results = comparison.finish(
+            console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
+        )
         if parallel.is_first():
-            files.write_text(folder / CONFIG, schema.dump(config))
-    with bars(console) as progress, contextlib.closing(checkpoints):
-        comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
-        state = _train(finetuning, checkpoints, start, folder, progress, asked)
-        adapter: Bundle = jax.device_get(state.ema)
-        if parallel.is_first():
-            save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
-        after = Column("after", adapter)
-        comparison.measure(after, asked.checking(counting(progress, after.name, comparison.num_images)))
-    results = comparison.finish(
-        console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
-    )
-    if parallel.is_first():
-        use = cards.use_of_folder(adapter, config.model, ADAPTER)
-        cards.write(folder / ADAPTER, adapter, config, results, use)
-    return results
+            use = cards.use_of_folder(adapter, config.model, ADAPTER)
+            cards.write(folder / ADAPTER, adapter, config, results, use)
+        return results
 
 
 def _train(
@@ -151,10 +155,11 @@ def _train(
 ) -> State:
     """Takes the steps that are left; raises Interrupted where it was asked to end before the last."""
     config = finetuning.config.training
-    log = Log(folder, start, config.wandb) if parallel.is_first() else None
+    per_step = config.prompts_per_step * config.images_per_prompt
+    log = Log(folder, start, per_step, config.wandb) if parallel.is_first() else None
     watch = Watch(folder / STALLS)
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
-    per_step, smoothed, began = config.prompts_per_step * config.images_per_prompt, {}, time.monotonic()
+    smoothed, began = {}, time.monotonic()
 
     def on_step(step: Step) -> None:
         due = step.step % config.images_every == 0 or step.step == step.steps

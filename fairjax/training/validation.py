@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
 
 from fairjax import files, parallel
 from fairjax.adapters.bundle import Bundle
@@ -58,7 +56,8 @@ class Validation:
         self.scoring = Scoring(finetuning.attributes, finetuning.target.attributes)
         self.wished = per_prompt([p.subject for p in self.prompts], finetuning.target, finetuning.attributes)
         self._path = folder / VALIDATION
-        self.rows = [row for row in files.json_lines(self._path) if row["step"] <= start]
+        rows = files.json_lines(self._path, step=int, distance=int | float | None, warnings=list)
+        self.rows = [row for row in rows if row["step"] <= start]
 
     @property
     def best(self) -> int | None:
@@ -82,9 +81,9 @@ class Validation:
             for warning in warnings:
                 print(f"warning: step {step}: {warning}", file=sys.stderr, flush=True)
             try:  # what a full disk does not take is no reason to end a run
-                files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+                files.write_json_lines(self._path, self.rows)
                 self.on_look(step, {f"validation/{name}": value for name, value in scalars.items()}, bundle)
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 print(f"warning: the look at step {step} could not be kept: {error}", file=sys.stderr, flush=True)
 
     @functools.cached_property

@@ -13,9 +13,12 @@ from pathlib import Path
 STALLS = "stalls.txt"
 """Where in a run's folder the stacks of all threads go when no step comes."""
 
+PATIENCE, LEAST = 10, 60
+"""A run stands still that takes no step in so many times its usual one, and in so many seconds."""
+
 
 class Watch:
-    """Waits for the next step, from the first on, for ten times as long as steps take.
+    """Waits for the next step, from the second on, for ten times as long as steps take.
 
     Where none comes, that is a warning on standard error, and what every thread is at goes to the end of a file. Once
     for each stall; the run is left alone.
@@ -26,7 +29,7 @@ class Watch:
         least: seconds to wait in any case: a checkpoint or images come between two steps.
     """
 
-    def __init__(self, file: Path, patience: float = 10, least: float = 60):
+    def __init__(self, file: Path, patience: float = PATIENCE, least: float = LEAST):
         self._file, self._patience, self._least = file, patience, least
         self._seconds: deque[float] = deque(maxlen=50)
         self._since: float | None = None  # the last step
@@ -66,9 +69,13 @@ class Watch:
 
     def _tell(self, silent: float, usual: float) -> None:
         what = f"no step for {silent:.0f} s, where one takes {usual:.1f} s"
-        print(f"warning: {what}; {self._file} says what the program is at", file=sys.stderr, flush=True)
-        with self._file.open("a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {what}\n")
-            file.flush()
-            faulthandler.dump_traceback(file, all_threads=True)
-            file.write("\n")
+        where = f"{self._file} says what the program is at"
+        try:
+            with self._file.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {what}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+                file.write("\n")
+        except OSError as error:
+            where = f"{self._file} cannot be written: {error.strerror.lower()}"
+        print(f"warning: {what}; {where}", file=sys.stderr, flush=True)
