@@ -13,7 +13,9 @@ from fairjax.schema import Section
 Shares = tuple[float, ...] | None
 Factor = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # the integers of a device
+_MOST = 2**31 - 1  # the integers of a device
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+Several = Annotated[int, Field(ge=2, le=_MOST)]  # a field's own `ge` would not win over a Count's
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what a device makes a key of
 Solver = Literal["dpm-solver++", "ddim"]
 
@@ -187,7 +189,7 @@ class PromptSection(Section):
 class TrainingSection(Section):
     steps: Count = Field(350, description="optimizer steps")
     prompts_per_step: Count = Field(2, description="different prompts in a step")
-    images_per_prompt: Count = Field(16, ge=2, description="images of each of them, spread over the devices")
+    images_per_prompt: Several = Field(16, description="images of each of them, spread over the devices")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[Decay, Decay] = Field(

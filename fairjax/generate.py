@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -28,11 +27,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _words(prompt: str) -> str:
-    """The letters and digits of a prompt, as part of a file's name: in any script, as much as fits one."""
-    return re.sub(r"\W+", "-", prompt).strip("-")[:60].encode()[:150].decode(errors="ignore")
-
-
 @command
 def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
@@ -46,11 +40,10 @@ def main(argv: list[str]) -> None:
     for prompt in options.prompts:
         if prompt != prompt.encode(errors="replace").decode():  # bytes that are no UTF-8
             raise UserError(f"{prompt!r} is not text")
-    from PIL import Image
-
     from fairjax import parallel
     from fairjax.convert.bundles import load_adapter
-    from fairjax.evaluation import grid
+    from fairjax.evaluation.columns import BASE, Column, Setting
+    from fairjax.gallery import Gallery
     from fairjax.pipeline import Pipeline
 
     parallel.prepare()
@@ -62,33 +55,19 @@ def main(argv: list[str]) -> None:
         pipeline.check_steps(options.steps, "--steps")
     except ValueError as error:
         raise UserError(str(error)) from None
-    variants = {"before": {}}
+    columns = [Column(BASE, {})]
     if options.adapter:
         with blame("--adapter"):
-            variants["after"] = load_adapter(options.adapter, pipeline)
+            columns.append(Column("after", load_adapter(options.adapter, pipeline)))
     with blame(f"--output = {str(options.output)!r}"):
         options.output.mkdir(parents=True, exist_ok=True)
     guidance = options.guidance if options.guidance is not None or not run else config.training.guidance_scale
-    made = {
-        name: pipeline.generate(
-            options.prompts,
-            options.num,
-            bundle=bundle,
-            seed=options.seed,
-            num_steps=options.steps,
-            guidance_scale=guidance,
-            solver=options.solver,
-        )
-        for name, bundle in variants.items()
-    }
-    for name, images in made.items():
-        for place, (prompt, row) in enumerate(zip(options.prompts, images, strict=True)):
-            stem = f"{place:02d}-{_words(prompt)}"  # long prompts may begin alike
-            for number, image in enumerate(row):
-                Image.fromarray(image).save(options.output / f"{stem}-{number:03d}-{name}.png")
-    rows = [row for images in zip(*made.values(), strict=True) for row in images]
-    grid.image_grid([image for row in rows for image in row], columns=options.num).save(options.output / "grid.png")
-    print(f"wrote {sum(images.shape[0] * images.shape[1] for images in made.values())} images to {options.output}")
+    setting = Setting(options.steps, pipeline.guidance_scale if guidance is None else guidance, options.solver)
+    gallery = Gallery(options.output, options.prompts, options.num)
+    made = [gallery.fill(pipeline, column, setting, options.seed, options.model or config.model) for column in columns]
+    gallery.picture(columns)
+    kept = len(columns) * len(options.prompts) * options.num - sum(made)
+    print(f"wrote {sum(made)} images to {options.output}" + f", which had {kept} of them already" * bool(kept))
 
 
 if __name__ == "__main__":

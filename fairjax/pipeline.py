@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Container, Sequence
+import sys
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -122,6 +123,10 @@ class Pipeline:
         """Token ids [n, length] of prompts, padded to the tokenizer's length, soft tokens of `bundle` put in."""
         tokenizer = self.tokenizer
         encoded = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="np")
+        room = tokenizer.model_max_length - bundles.num_tokens(bundle or {})
+        for text, tokens in zip(prompts, encoded.attention_mask.sum(1), strict=True):
+            if tokens >= room:
+                _warn_where_cut(tokenizer, text, room)
         ids = np.asarray(encoded.input_ids, np.int32)
         return bundles.prefix(ids, bundle or {}, tokenizer.bos_token_id, tokenizer.eos_token_id, self.vocabulary)
 
@@ -194,27 +199,42 @@ class Pipeline:
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
+        rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
+        images = []
+        for made in self.draw(
+            prompts, rows, bundle=bundle, seed=seed, num_steps=num_steps, guidance_scale=guidance_scale, solver=solver,
+            batch_size=min(batch_size, len(rows)), first=first,
+        ):  # fmt: skip
+            images.append(made)
+            on_batch(len(made))
+        return np.concatenate(images).reshape(len(prompts), num_images, *images[0].shape[1:])
+
+    def draw(
+        self, prompts: Sequence[str], rows: np.ndarray, *, bundle: Bundle | None = None, seed: int = 0,
+        num_steps: int = 25, guidance_scale: float | None = None, solver: str = "dpm-solver++", batch_size: int = 64,
+        first: int = 0,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """Images uint8 [some, H, W, 3], a batch at a time: some of those that `generate` makes, as it makes them.
+
+        Args:
+            rows: which they are, [n, 2]: which of the prompts, and the number of the image of it.
+        """
         self.check_steps(num_steps, "num_steps")
         guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         bundle, mesh = bundle or {}, parallel.mesh()
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
-        rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
+        table_rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
         program = _generation(self, mesh, guidance_scale)
-        always = (empty, jax.random.key(seed), solver_table(self.schedule, rows, solver), np.int32(num_steps))
+        always = (empty, jax.random.key(seed), solver_table(self.schedule, table_rows, solver), np.int32(num_steps))
         empty, key, table, num_steps = parallel.replicate(always, mesh)
-        rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
-        size = -(-min(batch_size, len(rows)) // mesh.size) * mesh.size
-        images = []
+        size = -(-batch_size // mesh.size) * mesh.size
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             count = len(batch)
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
             own, numbers = parallel.share_out((ids[batch[:, 0]], batch + np.array([first, 0])), mesh)
-            made = program(merged, own, empty, numbers, key, table, num_steps)
-            images.append(parallel.fetch(made)[:count])
-            on_batch(count)
-        return np.concatenate(images).reshape(len(prompts), num_images, *images[0].shape[1:])
+            yield parallel.fetch(program(merged, own, empty, numbers, key, table, num_steps))[:count]
 
 
 @functools.lru_cache
@@ -229,6 +249,15 @@ def _generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: flo
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
     specs = (replicated, spread, replicated, spread, replicated, replicated, replicated)
     return parallel.spread(images, mesh, specs, spread)
+
+
+@functools.cache
+def _warn_where_cut(tokenizer: CLIPTokenizer, prompt: str, room: int) -> None:
+    """Says, once, of a prompt that it is longer than there is room for between the tokens of its beginning and end."""
+    count = len(tokenizer(prompt, verbose=False).input_ids)
+    if count > room:
+        told = f"a prompt has {count - 2} tokens, of which {room - 2} are read: {prompt[:60]!r}..."
+        print(f"warning: {told}", file=sys.stderr, flush=True)
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:

@@ -110,6 +110,45 @@ def _strided():
 _NUMBERED = b"\x80\x02]r" + struct.pack("<I", 2**32 - 1) + b"."  # LONG_BINPUT: an object of that number
 
 
+def hashed(levels):
+    """A dict whose key is a tuple of the same tuple twice, of the same tuple twice, and so on."""
+    twice = b"".join(b"h%c\x86q%c" % (level, level + 1) for level in range(levels))
+    return b"\x80\x02})q\0" + twice + b"K\x01s."
+
+
+NESTED = b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s."
+"""A dict whose key is a tuple in a tuple in a tuple, deeper than what hashes it can go."""
+
+ROOM = b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R."
+"""A trillion bytes, as PyTorch's own unpickler would make room for."""
+
+
+def archive(pickled=None, numbers=bytes(16), kind=zipfile.ZIP_STORED, before=b""):
+    """What `torch.save` writes of four numbers, with another pickle in it, of other numbers, packed in another way."""
+    file, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(_torch({"a.lora_A.weight": torch.zeros(4)})))
+    file.write(before)
+    with zipfile.ZipFile(file, "a" if before else "w", kind) as packed:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                content = pickled or content.replace(b"K\x04", b"J" + struct.pack("<i", len(numbers) // 4))
+            packed.writestr(name, numbers if name.endswith("data/0") else content)
+    return file.getvalue()
+
+
+def two_tables():
+    """A zip in two ways: `zipfile` finds the second table of contents, what reads it for PyTorch the first."""
+    first, second = archive(numbers=bytes(2**20), kind=zipfile.ZIP_DEFLATED), archive(numbers=bytes(2**20))
+    return first[:-22] + second[:-6] + first[-6:]  # where the second ends it says where the first one's table is
+
+
+def swollen(size):
+    """A `.npz` of so many zeros."""
+    file = io.BytesIO()
+    np.savez_compressed(file, embeddings=np.zeros((size // 400, 100), np.float32))
+    return file.getvalue()
+
+
 def _pickled(draw, path):
     """A pickle with code, one that is cut short, or one that is more than it seems."""
     whole = _torch({"a": torch.zeros(64)})
@@ -118,7 +157,8 @@ def _pickled(draw, path):
         _torch([Code(path)], _use_new_zipfile_serialization=False), whole[: draw(st.integers(1, len(whole) - 40))],
         _strided(), _NUMBERED, _torch({"a": _laughs()}), pickle.dumps(_laughs()), b"", b"\x80\x04", b"PK\x03\x04",
         b"\x80\x02X\xff\xff\xff\x7fabc.", b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"abc.",
-        pickle.dumps({"a": [1]}), pickle.dumps(3),
+        pickle.dumps({"a": [1]}), pickle.dumps(3), hashed(45), archive(hashed(45)), NESTED, archive(NESTED),
+        archive(ROOM),
     ])))  # fmt: skip
 
 
@@ -346,6 +386,12 @@ BOMBS = (
     ("b.pt", _strided()),
     ("c.pt", _torch({"a": _laughs()})),
     ("d.pt", lambda path: pickle.dumps(Code(path))),
+    ("e.pt", hashed(45)),
+    ("f.pt", archive(hashed(45))),
+    ("g.pt", NESTED),
+    ("h.pt", archive(ROOM)),
+    ("i.pt", lambda path: archive(numbers=bytes(2**30), kind=zipfile.ZIP_DEFLATED)),
     ("bank.npy", _promised()),
+    ("bank.npz", lambda path: swollen(2**29)),
 )
-"""Files that are small and say that they are huge, and one with code, by their names."""
+"""Files that are small and say that they are huge or never end, and one with code, by their names."""

@@ -8,8 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 from devices import flags
+from safetensors.numpy import load_file
 from small_world import arguments
+
+from fairjax.convert.adapters import LORA_FILE
 
 RUN = (
     "--training.prompts_per_step", "2", "--training.images_per_prompt", "4", "--training.num_steps", "[2, 3]",
@@ -18,9 +24,9 @@ RUN = (
 )  # fmt: skip
 
 
-def launch(world, folder, *more):
+def launch(world, folder, *more, program="train.py"):
     environment = os.environ | {"XLA_FLAGS": flags(2)}
-    command = [sys.executable, "train.py", *arguments(world), *RUN, "--output", str(folder), *more]
+    command = [sys.executable, program, *arguments(world), *RUN, "--output", str(folder), *more]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -52,6 +58,36 @@ def lines(folder):
         except ValueError:
             break
     return rows
+
+
+def numbers(folder):
+    """The log so far, without what a machine takes for it."""
+    return [{name: value for name, value in row.items() if name not in MACHINE} for row in lines(folder)]
+
+
+MACHINE = ("seconds", "images_per_second", "devices", "memory")
+
+
+def states(folder):
+    """What the checkpoints have: by step, every leaf by its path."""
+    read, found = ocp.StandardCheckpointer(), {}
+    for path in (folder / "checkpoints").iterdir():
+        if path.name.isdecimal():
+            leaves = jax.tree_util.tree_leaves_with_path(read.restore(path / "default"))
+            found[int(path.name)] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+    return found
+
+
+def assert_the_same_run(one, other):
+    """Bit for bit: checkpoints, with adapter, average, optimizer and step, what is exported, and what was logged."""
+    assert numbers(one) == numbers(other)
+    wished, found = states(one), states(other)
+    assert max(wished) == max(found)
+    wished["adapter"], found["adapter"] = (load_file(run / "adapter" / LORA_FILE) for run in (one, other))
+    for when in wished.keys() & found.keys():  # one that was ended on its way has a checkpoint of there
+        assert wished[when].keys() == found[when].keys()
+        for name, leaf in wished[when].items():
+            np.testing.assert_array_equal(found[when][name], leaf, f"{name} of {when}", strict=True)
 
 
 def wait_for_steps(process, folder, count):

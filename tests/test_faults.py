@@ -1,16 +1,18 @@
 """Faults, injected for real: `pytest -m faults`."""
 
+import json
 import random
 import signal
 import time
 
-import numpy as np
+import jax
 import pytest
-from running import finish, launch, lines
-from safetensors.numpy import load_file
+from running import assert_the_same_run, finish, launch, lines
 
-from fairjax.checkpoints import SUMS
-from fairjax.convert.adapters import LORA_FILE
+from fairjax.adapters import bundle as bundles
+from fairjax.convert.bundles import save_adapter
+from fairjax.files import SUMS
+from fairjax.pipeline import Pipeline
 
 STEPS, SAVED_EVERY, KILLS = 240, 10, 20
 RUN = ("--training.steps", str(STEPS), "--training.save_every", str(SAVED_EVERY), "--training.images_every", "1000")
@@ -72,10 +74,7 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_numbers_of_one_that_was_no
     assert newest(folder) < STEPS
     finish(launch(small_world, folder, *RUN, "--resume"))
 
-    assert [row["loss"] for row in lines(folder)] == [row["loss"] for row in lines(whole)]
-    first, second = (load_file(run / "adapter" / LORA_FILE) for run in (whole, folder))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+    assert_the_same_run(whole, folder)
     assert inside >= 3, "too few kills fell into a write"
     most = max(done - kept for *_, done, kept, _ in rows)
     record_property("lost", f"{most} steps at most, with a checkpoint every {SAVED_EVERY}; taken again, bit for bit")
@@ -83,3 +82,30 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_numbers_of_one_that_was_no
         print("\nkill  while     from step  steps logged  newest checkpoint  inside a write")
         for row in rows:
             print("{:4}  {:8}  {:9}  {:12}  {:17}  {}".format(*row))
+
+
+@pytest.mark.slow
+@pytest.mark.faults("an evaluation killed", lost="the prompts under way")
+def test_a_killed_evaluation_goes_on_to_the_same_tables(small_world, tmp_path):
+    """What was kept of it is read, and every number of its results is that of one that was not killed."""
+    pipeline = Pipeline.from_pretrained(small_world)
+    adapter = bundles.init(("unet",), pipeline.params, 2, 0, jax.random.key(0))
+    save_adapter(jax.tree.map(lambda leaf: leaf + 0.1, adapter), pipeline, tmp_path / "adapter")
+
+    def evaluated(folder):
+        asked = ("--adapter", str(tmp_path / "adapter"), "--prompts.nobody", "[a lake]", "--evaluation.subjects", "2")
+        return launch(small_world, folder, *asked, program="eval.py")
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(evaluated(whole))
+    process = evaluated(killed)
+    while process.poll() is None and not list((killed / "samples").glob("*.npz")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = {path: path.stat().st_mtime_ns for path in (killed / "samples").glob("*.npz")}
+    assert 1 <= len(left) < len(list((whole / "samples").iterdir())) and not (killed / "results.json").exists()
+    finish(evaluated(killed))
+    assert all(path.stat().st_mtime_ns == when for path, when in left.items())
+    first, second = (json.loads((run / "results.json").read_text()) for run in (whole, killed))
+    assert first == second and first["before"] != first["after"]

@@ -50,7 +50,7 @@ def refused(monkeypatch):
     def reached(*arguments, **options):
         raise Accepted
 
-    targets = (Pipeline, "generate"), (plan, "_sizes"), (bundles, "save_adapter"), (evaluation, "bars")
+    targets = (Pipeline, "draw"), (plan, "_sizes"), (bundles, "save_adapter"), (evaluation, "bars")
     for owner, name in targets:
         monkeypatch.setattr(owner, name, reached)
 
@@ -170,8 +170,8 @@ PROMPTS = ("../../x", "/etc/x", "a/b\0c", "", ".", "..", "😀", "𝔘𝔫𝔦" 
 def test_files_are_named_safely_whatever_a_prompt_says(prompt, tmp_path, monkeypatch, small_world):
     """Two prompts that read alike do not overwrite each other."""
     monkeypatch.chdir(tmp_path)
-    drawn = hostile_files.np.zeros((2, 1, 8, 8, 3), "uint8")
-    monkeypatch.setattr(Pipeline, "generate", lambda *arguments, **options: drawn)
+    drawn = hostile_files.np.zeros((1, 8, 8, 3), "uint8")
+    monkeypatch.setattr(Pipeline, "draw", lambda self, prompts, rows, **options: [drawn for _ in rows])
     assert generate.main(["--model", str(small_world), "--num", "1", "--output", "images", "--", prompt, prompt]) == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.parent for path in files} == {tmp_path / "images"} and len(files) == 3

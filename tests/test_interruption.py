@@ -3,12 +3,8 @@
 import signal
 import time
 
-import numpy as np
 import pytest
-from running import finish, launch, lines, wait_for_steps
-from safetensors.numpy import load_file
-
-from fairjax.convert.adapters import LORA_FILE
+from running import assert_the_same_run, finish, launch, lines, wait_for_steps
 
 pytestmark = pytest.mark.slow  # programs are started six times; `pytest -m faults` runs them
 
@@ -39,10 +35,7 @@ def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, s
         str(done)
     ]
     finish(launch(small_world, folder, *RUN, "--resume"))
-    assert [row["loss"] for row in lines(folder)] == [row["loss"] for row in lines(whole)]  # bit for bit
-    first, second = (load_file(run / "adapter" / LORA_FILE) for run in (whole, folder))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+    assert_the_same_run(whole, folder)
 
 
 @pytest.mark.faults("a second Ctrl-C", lost="the steps since the last checkpoint")

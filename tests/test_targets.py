@@ -135,6 +135,17 @@ def test_two_class_target_is_not_inverted():
     assert (labels[:30] == 0).all() and labels[-1] == 1
 
 
+@pytest.mark.parametrize(("size", "classes"), [(12, (2,)), (8, (3,)), (40, (2, 4, 2))])  # each of the three paths
+def test_a_class_of_probability_zero_is_never_a_target(size, classes):
+    """However sure of it the classifier is of every image."""
+    probs = tuple(np.tile(np.eye(count, dtype=np.float32)[:1] * 0.98 + 0.02 / count, (size, 1)) for count in classes)
+    first = np.r_[0, np.full(classes[0] - 1, 1 / (classes[0] - 1))]
+    wished = np.repeat(first, math.prod(classes[1:])) / math.prod(classes[1:])
+    found = solve(probs, wished, np.ones(size, bool), KEY, num_sets=50, threshold=1.0)
+    assert (found.q[0][:, 0] == 0).all() and (found.labels[0] > 0).all()
+    np.testing.assert_allclose(found.q[0].sum(), size, rtol=1e-5)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_images_that_look_alike_share_alike(classes):
     probs = np.repeat(random_probs(5, 1, classes)[0], 6, axis=0)

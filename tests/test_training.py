@@ -235,6 +235,32 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
     assert np.abs(leaves(good.bundle) - leaves(bundle)).max() > 0
 
 
+@pytest.mark.faults("images that are not finite on some of eight devices", lost="that step")
+def test_a_step_is_skipped_on_every_device_alike(small_world):
+    """One prompt's images are not finite, and three of the eight devices have some of them."""
+    eight = finetuning(small_world, 8)
+    start, frozen = eight.initial(), eight._frozen
+    batch, _ = eight.batch(0, start.bundle)
+    own = set(np.asarray(batch.ids[0]).tolist()) - set(np.asarray(batch.ids[1:]).ravel().tolist())
+    word = min(own)
+
+    def without(path, leaf):
+        return leaf.at[word].set(jnp.nan) if "token_embedding" in jax.tree_util.keystr(path) else leaf
+
+    text = jax.tree_util.tree_map_with_path(without, frozen.pipeline["text_encoder"])
+    broken = frozen._replace(pipeline=frozen.pipeline | {"text_encoder": text})
+    skipped, scalars, images = eight._program(start, broken, batch)
+    finite = np.isfinite(np.asarray(images)).all((1, 2, 3))
+    assert finite.tolist() == [False] * 8 + [True] * 16 and not np.isfinite(scalars["loss"])
+    taken, _, _ = eight._program(skipped, frozen, batch)
+    for state, count, moved in ((skipped, 1, False), (taken, 1, True)):
+        for leaf in jax.tree.leaves(state):
+            one, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+            assert len(others) == 7 and np.isfinite(one).all()
+            assert all(np.array_equal(one, other) for other in others)
+        assert int(state.skipped) == count and (leaves(state.bundle) != leaves(start.bundle)).any() == moved
+
+
 BROKEN = {  # whose weights are not finite -> what is told
     "text_encoder": "the frozen model's pixels of image 0 of '",
     "unet": "the frozen model's pixels of image 0 of '",

@@ -1,9 +1,9 @@
 """Files of `torch.save` (.pt, .pth), read without running what is in them, and banks of face embeddings.
 
-A pickle can execute code. These are read by PyTorch's weights-only unpickler alone, which builds tensors, numbers,
-strings and containers of them, and refuses everything else before it does anything. Plain pickles of tensors, such as
-the authors' bank, are read by an unpickler that knows the two functions by which PyTorch pickles a tensor; in place
-of the second it has the weights-only one.
+A pickle can execute code, and a few bytes of one can take forever. It is gone through first (`bombs`), and then read by
+PyTorch's weights-only unpickler alone, which builds tensors, numbers, strings and containers of them, and refuses
+everything else before it does anything. Plain pickles of tensors, such as the authors' bank, are read by an unpickler
+that knows the two functions by which PyTorch pickles a tensor; in place of the second it has the weights-only one.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from fairjax.convert import folders
+from fairjax.convert import bombs, folders
 
 EMBEDDINGS = "embeddings"
 
@@ -38,46 +38,64 @@ def read_pickle(path: Path) -> Any:
     except ImportError:
         raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install 'fairjax[convert]'") from None
     try:
-        with warnings.catch_warnings(action="ignore"):  # that other pickles than PyTorch's might not be read
-            content = _read_plain(path, torch) if _is_plain(path) else _weights_only(path, torch)
-            return _arrays(content, torch)
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:  # that others might not be read
+            return _arrays((_read_plain if _is_plain(file) else _weights_only)(file, torch), torch)
     except Exception as error:  # a crafted file can make the unpickler raise anything
-        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f"it would run {refused[1]}" if refused else "it is damaged, or holds no tensors"
+        reason = error if isinstance(error, bombs.Refused) else "it is damaged, or holds no tensors"
         raise ValueError(
             f"{path} was not read: {reason}; of pickles, which can execute code, weights alone are: save safetensors"
         ) from None
 
 
-def _weights_only(file: Any, torch: Any) -> Any:
+def _weights_only(file: BinaryIO, torch: Any) -> Any:
+    if file.read(4) == b"PK\x03\x04":
+        archive = bombs.check_zip(file, (zipfile.ZIP_STORED,), 1)
+        for entry in archive.infolist():
+            if entry.filename.endswith(".pkl"):
+                bombs.check_pickle(io.BytesIO(archive.read(entry)))
+    else:
+        file.seek(0)
+        for _ in range(_PICKLES):
+            bombs.check_pickle(file)
+    file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _is_plain(path: Path) -> bool:
+_PICKLES = 5
+"""In a file from before PyTorch wrote zips: two numbers, the machine, what was saved, the names of its storages."""
+
+
+def _is_plain(file: BinaryIO) -> bool:
     """Whether it is a pickle that `torch.save` did not write: it writes zips, and once began with a number."""
-    with path.open("rb") as file:
-        start = file.read(64)
+    start = file.read(64)
+    file.seek(0)
     return start[:1] == b"\x80" and _TORCH_MAGIC not in start
 
 
 _TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
-def _read_plain(path: Path, torch: Any) -> Any:
+def _read_plain(file: BinaryIO, torch: Any) -> Any:
+    def storage(data: bytes) -> Any:
+        if not torch.is_storage(found := _weights_only(io.BytesIO(data), torch)):
+            raise ValueError("something else in the place of a tensor's numbers")
+        return found
+
     known = {
         ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch.storage", "_load_from_bytes"): lambda data: _weights_only(io.BytesIO(data), torch),
+        ("torch.storage", "_load_from_bytes"): storage,
         ("collections", "OrderedDict"): collections.OrderedDict,
     }
 
     class Unpickler(pickle._Unpickler):  # the one in C makes room for as many objects as a file claims to number
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) not in known:
-                raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
+                raise bombs.Refused(f"it would run {module}.{name}")
             return known[module, name]
 
-    with path.open("rb") as file:
-        return Unpickler(file).load()
+    bombs.check_pickle(file)
+    file.seek(0)
+    return Unpickler(file).load()
 
 
 def _arrays(content: Any, torch: Any) -> Any:
@@ -137,8 +155,15 @@ def read_bank(path: Path, attributes: Sequence[str] = ("gender", "race")) -> dic
     return bank
 
 
+_NPZ_FACTOR = 100
+"""How many times as large as a `.npz` what is in it may be: embeddings hardly shrink, classes a good deal."""
+
+
 def _read_numpy(path: Path) -> dict[str, Any]:
     try:  # .npy in place, so that there are as many numbers as it says
+        if path.suffix == ".npz":
+            with path.open("rb") as file:
+                bombs.check_zip(file, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), _NPZ_FACTOR)
         content = np.load(path, "r" if path.suffix == ".npy" else None, allow_pickle=False)
         return {EMBEDDINGS: content} if isinstance(content, np.ndarray) else dict(content)
     except Exception as error:  # a crafted file can make what unpacks it raise anything
