@@ -71,7 +71,8 @@ class Log:
         return seconds
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """To TensorBoard, and Weights & Biases."""
+        """To TensorBoard, and Weights & Biases; of a step that shows nobody there is no bias to draw."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         for name, value in values.items() if self._board else ():
             self._board.add_scalar(name, value, step)
         if self._wandb:
