@@ -177,12 +177,14 @@ def nobody(section: PromptSection) -> list[Prompt]:
 def subjects(section: PromptSection) -> Subjects:
     """Reads the prompts section; raises ValueError, one line, where it cannot be followed."""
     found = _mixed(section) if section.sources else _of_the_world(section)
-    embedded = NOBODY_TRAINED if section.sources else captions.NO_PERSON[::2]
-    kept = embedded if section.nobody_trained is None else section.nobody_trained
+    kept, measured = section.nobody_trained, [prompt.text for prompt in nobody(section)]
+    if kept is None:  # of ours, those that the user does not measure with
+        embedded = NOBODY_TRAINED if section.sources else captions.NO_PERSON[::2]
+        kept = [text for text in embedded if not _shared([text], measured)]
+    elif both := _shared(kept, measured):
+        raise ValueError(f"prompts.nobody_trained and prompts.nobody both have {_named(both)}: {_UNSEEN}")
     if section.nobody_share and not kept:
         raise ValueError(f"prompts.nobody_share = {section.nobody_share}: prompts.nobody_trained has no prompt for it")
-    if both := _shared(kept, [prompt.text for prompt in nobody(section)]):
-        raise ValueError(f"prompts.nobody_trained and prompts.nobody both have {_named(both)}: {_UNSEEN}")
     return found._replace(nobody=tuple(kept), nobody_share=section.nobody_share)
 
 

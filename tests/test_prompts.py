@@ -143,6 +143,8 @@ def test_some_prompts_ask_for_nobody_and_the_others_stay_what_they_were():
 def test_nobody_is_not_measured_by_what_is_trained_on():
     with pytest.raises(ValueError, match="prompts.nobody_trained and prompts.nobody both have 'an empty street'"):
         subjects(PromptSection(nobody_trained=("An empty street",), nobody=("an empty street",)))
+    own = PromptSection(nobody=captions.NO_PERSON[:1])  # one that would be trained on otherwise
+    assert subjects(own).nobody == captions.NO_PERSON[2:3]
     with pytest.raises(ValueError, match="nobody_share = 0.1: prompts.nobody_trained has no prompt for it"):
         subjects(PromptSection(nobody_share=0.1, nobody_trained=()))
     for section in (PromptSection(), PromptSection(sources=({"name": "occupations"},))):
