@@ -24,7 +24,6 @@ from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.diffusion import chain
 from fairjax.diffusion.guidance import Conditioning, guided
-from fairjax.diffusion.solvers import SolverTable, chain_coefficients
 from fairjax.pipeline import image_keys
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
@@ -39,8 +38,7 @@ def by_step(finetuning: Finetuning, way: str, num_steps: int) -> Callable[..., A
     scale, images = finetuning.config.training.guidance_scale, finetuning.config.training.images_per_prompt
 
     def loss(stack: Any, frozen: Frozen, batch: Batch) -> jax.Array:
-        table = _unscaled(finetuning, num_steps, frozen.table) if way == "unscaled" else frozen.table
-        timesteps = table.steps.timestep[num_steps - 1]
+        timesteps = frozen.table.steps.timestep[num_steps - 1]
 
         def denoise(params: Any, x: jax.Array, timestep: jax.Array, context: Any) -> jax.Array:
             # all images of a call are at the same step: there are as many terms at a time as images
@@ -53,22 +51,12 @@ def by_step(finetuning: Finetuning, way: str, num_steps: int) -> Callable[..., A
         states = pipeline.encode(frozen.pipeline, {}, jnp.concatenate([batch.empty, batch.ids]))
         context = Conditioning(*(jnp.repeat(states[i : i + 1], images, axis=0) for i in (0, 1)))
         params = {"stack": stack, "unet": frozen.pipeline["unet"]}
-        kind = "adjusted" if way == "unscaled" else way
-        latents = chain.sample(denoise, params, context, noise, table, num_steps, gradient=kind)
+        latents = chain.sample(denoise, params, context, noise, frozen.table, num_steps, gradient=way)
         original = step._maker(frozen, batch)({}, batch.plain_ids)
         return step._loss(pipeline.decode(frozen.pipeline, latents), original, frozen, batch)[0]
 
     replicated = parallel.REPLICATED
     return parallel.spread(jax.grad(loss), finetuning.mesh, (replicated,) * 3, replicated)
-
-
-def _unscaled(finetuning: Finetuning, num_steps: int, table: SolverTable) -> SolverTable:
-    """The table with what each step changes in the latents as its weight: s_i = 1."""
-    training = finetuning.config.training
-    influence = chain_coefficients(finetuning.pipeline.schedule, training.solver, num_steps)[1]
-    rows = np.zeros(table.weights["adjusted"].shape, np.float32)
-    rows[num_steps - 1, :num_steps] = influence
-    return table._replace(weights={"adjusted": jnp.asarray(rows)})
 
 
 def sizes(gradient: Any) -> np.ndarray:

@@ -201,7 +201,7 @@ class TrainingSection(Section):
     )
     guidance_scale: float = Field(GUIDANCE_SCALE, ge=0, description="0 and 1 are none; Stable Diffusion wants 7.5")
     solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
-    gradient: str = Field("adjusted", description="adjusted, uniform, exact or truncated:K")
+    gradient: str = Field("adjusted", description="adjusted, uniform, unscaled, exact or truncated:K")
     grad_steps: Count | None = Field(2, description="how many solver steps estimate the gradient; null is all of them")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -223,9 +223,11 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainingSection:
-        if not re.fullmatch(r"adjusted|uniform|exact|truncated:[1-9][0-9]{0,8}", self.gradient):
-            raise ValueError(f"training.gradient = {self.gradient!r} must be adjusted, uniform, exact or truncated:K")
-        if self.gradient not in ("adjusted", "uniform") and (self.grad_steps or self.microbatch):
+        if not re.fullmatch(r"adjusted|uniform|unscaled|exact|truncated:[1-9][0-9]{0,8}", self.gradient):
+            raise ValueError(
+                f"training.gradient = {self.gradient!r} must be adjusted, uniform, unscaled, exact or truncated:K"
+            )
+        if self.gradient not in ("adjusted", "uniform", "unscaled") and (self.grad_steps or self.microbatch):
             raise ValueError(
                 f"training.gradient = {self.gradient!r} sweeps the whole chain: "
                 "training.grad_steps and training.microbatch must be null"
@@ -241,6 +243,9 @@ class LossSection(Section):
         ge=0,
         le=1,
         description="images less certain of their target get none; the paper has 0.2",
+    )
+    num_sets: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        500, description="how many sets of labels are drawn for a prompt's targets, where all cannot be gone through"
     )
     image: float = Field(4.0, ge=0, description="weight of keeping the image's semantics; 8 in the paper")
     face: float = Field(0.1, ge=0, description="weight of keeping faces real; 1 in the paper, for gender alone")

@@ -207,16 +207,25 @@ def loss(params, context, noise, target, num_steps, table=TABLE, **options):
     return (sample(toy, params, context, noise, table, num_steps, **options) * target).sum()
 
 
-def unrolled_loss(params, context, noise, target, num_steps, first_differentiated):
-    """The same chain as a Python loop, for plain autodiff, constant up to the given step."""
+def unrolled_loss(params, context, noise, target, num_steps, first_differentiated=0, seen=lambda x: x):
+    """The same chain as a Python loop, for plain autodiff, constant up to the given step.
+
+    `seen` is what the network sees of the latents.
+    """
     x, previous = noise, jnp.zeros_like(noise)
     for i in range(num_steps):
         if i == first_differentiated:
             x, previous = jax.lax.stop_gradient((x, previous))
         step = solvers.Steps(*(rows[num_steps - 1, i] for rows in TABLE.steps))
-        data = solvers.data_prediction(step, x, toy(params, x, jnp.full(len(x), step.timestep), context))
+        data = solvers.data_prediction(step, x, toy(params, seen(x), jnp.full(len(x), step.timestep), context))
         x, previous = solvers.advance(step, x, data, previous), data
     return (x * target).sum()
+
+
+def test_the_unscaled_gradient_is_autodiff_where_the_network_does_not_look_back(world):
+    expected = jax.jit(jax.grad(partial(unrolled_loss, num_steps=6, seen=jax.lax.stop_gradient), (0, 1)))
+    actual = jax.jit(jax.grad(partial(loss, gradient="unscaled"), (0, 1)))
+    close(actual(*world, 6), expected(*world), 1e-5)
 
 
 @pytest.mark.parametrize("mode, steps", [("exact", 6), ("truncated:1", 1), ("truncated:3", 3), ("truncated:20", 6)])
@@ -251,7 +260,7 @@ def test_the_exact_gradient_of_a_guided_unet_equals_autodiff(unet):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=1e-4 * largest), actual[0], expected[0])
 
 
-@pytest.mark.parametrize("mode", ["adjusted", "uniform"])
+@pytest.mark.parametrize("mode", ["adjusted", "uniform", "unscaled"])
 def test_gradient_does_not_depend_on_the_microbatch(world, mode):
     def gradient(microbatch, num_steps):
         return jax.jit(jax.grad(partial(loss, gradient=mode, microbatch=microbatch), (0, 1)))(*world, num_steps)

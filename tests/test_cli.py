@@ -53,7 +53,7 @@ def test_every_shipped_experiment_can_start(path):
         (train_program, ["--target.cost_weights", "{gender: [[1, 1]]}"], "gender = [[1.0, 1.0]] should be 2 rows"),
         (train_program, ["--model", "nowhere/at/all"], "model = 'nowhere/at/all': no such folder"),
         (train_program, ["--config", "nowhere.yaml"], "nowhere.yaml"),
-        (train_program, ["--training.gradient", "steepest"], "must be adjusted, uniform, exact or truncated:K"),
+        (train_program, ["--training.gradient", "steepest"], "uniform, unscaled, exact or truncated:K"),
         (train_program, ["--training.gradient", "exact"], "training.grad_steps and training.microbatch must be null"),
         (train_program, ["--training.images_per_prompt", "3"], "8 devices: images_per_prompt = 4 would fit"),
         (train_program, ["--prompts.templates", "[a pilot]"], "has no {occupation} in it"),

@@ -135,6 +135,7 @@ def test_coefficients_and_weights_equal_the_golden_numbers():
     np.testing.assert_allclose(adjusted, np.array(GOLDEN_W.split(), float), atol=5.1e-4)
     uniform = gradient_weights(schedule, "dpm-solver++", 25, "uniform")
     np.testing.assert_allclose(uniform, np.full(25, GOLDEN_UNIFORM), atol=5.1e-4)
+    np.testing.assert_array_equal(gradient_weights(schedule, "dpm-solver++", 25, "unscaled"), chain)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

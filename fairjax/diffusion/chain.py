@@ -2,7 +2,7 @@
 
 The forward pass is a loop without autodiff that keeps only the latents x_i. Its gradient is chosen apart:
 
-- "adjusted" and "uniform" cut the path through the network's image input, which leaves a sum over steps
+- "adjusted", "uniform" and "unscaled" cut the path through the network's image input, which leaves a sum over steps
 
       dL/dtheta = sum_i w_i (d o_i / d theta)^T dL/dx_S
 
@@ -52,7 +52,7 @@ def sample(
         denoise: the network with its guidance. What is differentiated must come in through its arguments.
         context: pytree of arrays [b, ...], handed to `denoise`.
         num_steps: may be traced: one compilation serves every number of steps up to the table's.
-        gradient: "adjusted", "uniform", "exact" or "truncated:K".
+        gradient: "adjusted", "uniform", "unscaled", "exact" or "truncated:K".
         grad_steps: estimate the sum over steps, without bias, from this many steps of each image.
         microbatch: how many images to denoise, and terms of the sum, (image, step) pairs, to differentiate at a
             time: what bounds the memory. b unless told.

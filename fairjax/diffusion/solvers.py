@@ -18,7 +18,7 @@ import numpy as np
 from fairjax.diffusion.schedule import NoiseSchedule
 
 Array = TypeVar("Array")
-WEIGHTINGS = ("adjusted", "uniform")
+WEIGHTINGS = ("adjusted", "uniform", "unscaled")
 
 
 class Steps(NamedTuple):
@@ -99,7 +99,8 @@ def gradient_weights(schedule: NoiseSchedule, solver: str, num_steps: int, mode:
     "adjusted" is what the authors' code does (Shen et al., 2024, section 4.2): w_i = C_i / A_i, times the
     geometric mean of A. A_i is `ancestral_influence` at the step's timestep, so where the solver's own
     influence C_i is proportional to it, every step weighs the same. "uniform" is what the paper's text says:
-    equal weights, of the same geometric mean; only steps that change nothing (C_i = 0) weigh nothing.
+    equal weights, of the same geometric mean; only steps that change nothing (C_i = 0) weigh nothing. "unscaled"
+    is C itself: the path through the network's image input is cut, and nothing else is done (s_i = 1 in the paper).
     """
     _, chain = chain_coefficients(schedule, solver, num_steps)
     if mode == "adjusted":
@@ -108,6 +109,8 @@ def gradient_weights(schedule: NoiseSchedule, solver: str, num_steps: int, mode:
     if mode == "uniform":
         # Negative, as C is: more of the predicted noise (or velocity) means less in the clean latents.
         return np.where(chain != 0, -_geometric_mean(np.abs(chain[chain != 0])), 0.0)
+    if mode == "unscaled":
+        return chain
     raise ValueError(f"mode = {mode!r} is not known; it must be {' or '.join(map(repr, WEIGHTINGS))}")
 
 

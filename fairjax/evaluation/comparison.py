@@ -127,7 +127,12 @@ class Comparison:
         by_prompt = {name: self._by_prompt(measured.seen) for name, measured in self.measured.items()}
         results: dict[str, Any] = {name: self._means(entries) for name, entries in by_prompt.items()}
         results["per_prompt"] = [
-            {"prompt": prompt.text, "held_out": prompt.held_out}
+            {
+                "prompt": prompt.text,
+                "subject": prompt.subject,
+                "held_out": prompt.held_out,
+                "wished": self._wished([index]),
+            }
             | {name: entries[index] for name, entries in by_prompt.items()}
             for index, prompt in enumerate(self.prompts)
         ]
@@ -154,7 +159,7 @@ class Comparison:
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
             **self.setting._asdict(),
-            "targets": self._targets(),
+            "targets": self._wished(range(len(self.prompts))),
             "versions": {"fairjax": __version__} | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
             "fair_floor": {
                 " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
@@ -290,13 +295,13 @@ class Comparison:
         table.caption = "* what the finetuning is to change; below each value its 95% interval"
         return table
 
-    def _targets(self) -> dict[str, dict[str, float]]:
-        """What is wished of the target's attributes, one by one: the mean over prompts."""
+    def _wished(self, rows: Sequence[int]) -> dict[str, dict[str, float]]:
+        """What is wished of the target's attributes, one by one: the mean over some prompts."""
         return {
             attribute.name: dict(zip(attribute.classes, map(float, shares.mean(0)), strict=True))
             for attribute in self.attributes
             if attribute.name in self.scoring.targeted
-            for shares in [np.array([self.scoring.wished((attribute.name,), row) for row in self.wished])]
+            for shares in [np.array([self.scoring.wished((attribute.name,), self.wished[row]) for row in rows])]
         }
 
     def keep_data(self) -> None:

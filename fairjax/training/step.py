@@ -188,7 +188,7 @@ class Step:
             arguments: by attribute probabilities [p, n, classes]; distributions [p, cells], presence of a face [p, n],
                 keys [p].
         """
-        how = {"threshold": self.loss.threshold, "num_sets": 500, "cost_weights": self.cost_weights}
+        how = {"threshold": self.loss.threshold, "num_sets": self.loss.num_sets, "cost_weights": self.cost_weights}
         return jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)(*arguments)
 
     def _change(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):

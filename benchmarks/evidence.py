@@ -1,0 +1,306 @@
+"""What each part of a finetuning buys: studies in the embedded world, several seeds of each, tabled and drawn.
+
+    python -m benchmarks.evidence gradients --runs runs/evidence --picture docs/evidence_gradients.png
+
+A study finetunes every variant of something under every seed by `train.py`, and measures all of them by one `eval.py`,
+so on the same prompts and noise. Both go on where they were ended: repeat the command. `--seeds`, `--steps` and
+`--images` make a study smaller or larger; the table says what they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fairjax import files
+from fairjax.evaluation.columns import BASE
+from fairjax.portraits.occupations import TRAINED
+
+ROOT = Path(__file__).parent.parent
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's: told apart by the colour-blind too."""
+
+Fields = dict[str, Any]
+
+
+class Study(NamedTuple):
+    """Variants of a finetuning, by name: a configuration of configs/portraits, and what is otherwise than there."""
+
+    title: str
+    variants: dict[str, tuple[str, Fields]]
+
+
+def _wished(number: int) -> list[float]:
+    return [0.25, 0.75] if number % 2 else [0.75, 0.25]
+
+
+STUDIES = {
+    "gradients": Study(
+        "which gradient finetunes",
+        {
+            way: ("gender", {"training.gradient": way, "training.grad_steps": None})
+            for way in ("exact", "unscaled", "adjusted", "uniform")
+        },
+    ),
+    "losses": Study(
+        "which term of the loss buys what",
+        {
+            "all of them": ("gender", {}),
+            "images may change": ("gender", {"loss.image": 0}),
+            "faces may change": ("gender", {"loss.face": 0}),
+            "the unsure, too": ("gender", {"loss.threshold": 1}),
+        },
+    ),
+    "sets": Study(  # of eight joint classes, whose counts are too many to go through
+        "how many sets of labels are drawn",
+        {f"{count} sets": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
+    ),
+    "uneven": Study("a quarter of the people old", {"75 to 25": ("gender_skin_age", {})}),
+    "by_occupation": Study(
+        "every other occupation three quarters women, the others a quarter",
+        {"by occupation": ("gender", {"target.prompts": {who: _wished(i) for i, who in enumerate(TRAINED)}})},
+    ),
+    "adapters": Study(
+        "what is trained",
+        {
+            "soft tokens": ("gender_soft_prompt", {}),
+            "text encoder": ("gender_text_encoder", {}),
+            "UNet": ("gender", {}),
+            "both": ("gender_both", {}),
+        },
+    ),
+    "grad_steps": Study(
+        "how many solver steps estimate the gradient",
+        {str(count or "all"): ("gender", {"training.grad_steps": count}) for count in (1, 2, 3, None)},
+    ),
+}
+
+
+class Run(NamedTuple):
+    """A variant under a seed."""
+
+    variant: str
+    seed: int
+    folder: Path
+
+
+def runs(study: Study, seeds: Sequence[int], folder: Path) -> list[Run]:
+    return [
+        Run(variant, seed, folder / f"{variant.replace(' ', '-').replace(',', '')}-{seed}")
+        for seed in seeds
+        for variant in study.variants
+    ]
+
+
+def command(program: str, fields: Fields, *options: str) -> list[str]:
+    """A command line of train.py or eval.py."""
+    said = [word for name, value in fields.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
+    return [sys.executable, str(ROOT / program), *options, *said]
+
+
+def train(study: Study, run: Run, steps: int) -> None:
+    """Finetunes, unless it has been done; what the run's own table would measure is left to `measure`."""
+    if (run.folder / "results.json").is_file():
+        return
+    config, fields = study.variants[run.variant]
+    fields = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2} | fields
+    fields |= {"training.steps": steps, "seed": run.seed, "output": str(run.folder)}
+    path = ROOT / "configs" / "portraits" / f"{config}.yaml"
+    subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
+
+
+def measure(done: Sequence[Run], folder: Path, fields: Fields) -> dict[str, Any]:
+    """All runs side by side; what has been measured before is not generated again."""
+    adapters = [word for run in done for word in ("--adapter", str(run.folder))]
+    subprocess.run(command("eval.py", fields | {"output": str(folder)}, *adapters), check=True, cwd=ROOT)
+    return json.loads((folder / "results.json").read_text())
+
+
+def interval(values: np.ndarray, draws: int = 4000) -> tuple[float, float]:
+    """95% of the mean of values [p], by the bootstrap over them."""
+    again = np.random.default_rng(0).choice(values, (draws, len(values))).mean(1)
+    return float(np.quantile(again, 0.025)), float(np.quantile(again, 0.975))
+
+
+class Shown(NamedTuple):
+    """What is told of a variant in one kind of prompts: means over seeds."""
+
+    distance: float  # bias, or where the target is not even the total variation from it
+    interval: tuple[float, float]  # over prompts, of each one's mean over seeds
+    by_seed: list[float]
+    recognised: float
+    uncertain: float
+    similarity: float
+
+
+def shown(results: dict[str, Any], columns: Sequence[str], held_out: bool) -> Shown:
+    """Of the columns of a variant, one for each seed."""
+    kind, key = ("trained", "held_out")[held_out], " x ".join(results["targets"])
+    prompts = [entry for entry in results["per_prompt"] if entry["held_out"] == held_out]
+    figure = "bias" if _even(results) else "total_variation"
+    found = np.array([[prompt[column][key][figure] for prompt in prompts] for column in columns])
+    means = [results[column][kind] for column in columns]
+    kept = next(iter(results["preservation"].values()))[kind]["similarity"]
+    alike = [1.0 if column == "before" else kept[column] for column in columns]
+    return Shown(
+        float(found.mean()), interval(found.mean(0)), [float(row.mean()) for row in found],
+        float(np.mean([mean["recognised"] for mean in means])),
+        float(np.mean([mean["low_confidence"] for mean in means])),
+        float(np.mean(alike)),
+    )  # fmt: skip
+
+
+def _even(results: dict[str, Any]) -> bool:
+    wished = [list(shares.values()) for prompt in results["per_prompt"] for shares in prompt["wished"].values()]
+    return all(np.allclose(shares, np.mean(shares)) for shares in wished)
+
+
+class Share(NamedTuple):
+    """Of a class, over all prompts of a kind that wish for the same of it."""
+
+    kind: str
+    name: str
+    wished: float
+    measured: float
+    interval: tuple[float, float]
+
+
+def shares(results: dict[str, Any], columns: Sequence[str]) -> list[Share]:
+    """How often each class of the target is shown, by what was wished for; of two classes, the first."""
+    found: dict[tuple[str, str, str, float], list[float]] = {}
+    for prompt in results["per_prompt"]:
+        kind = "held out" if prompt["held_out"] else "trained"
+        for attribute, wished in prompt["wished"].items():
+            for label in list(wished)[: 1 if len(wished) == 2 else None]:
+                each = [prompt[column][attribute]["frequencies"][label] for column in columns]
+                found.setdefault((kind, attribute, label, wished[label]), []).append(float(np.mean(each)))
+    return [
+        Share(kind, label, wished, float(np.mean(values)), interval(np.array(values)))
+        for (kind, _, label, wished), values in found.items()
+    ]
+
+
+class Curve(NamedTuple):
+    """How a variant's seeds went on, [n] each."""
+
+    seconds: np.ndarray  # of training, without the first step's compilation
+    loss: np.ndarray  # by which targets are reached, averaged over the last steps and the seeds
+
+
+def curve(done: Sequence[Run], window: int = 20) -> Curve:
+    logs = [files.json_lines(run.folder / "log.jsonl", seconds=float) for run in done]
+    length = min(map(len, logs))
+    seconds = np.array([[row["seconds"] for row in log[:length]] for log in logs])
+    seconds[:, 0] = np.median(seconds, axis=1)
+    losses = np.array([[row.get("loss/fairness", np.nan) for row in log[:length]] for log in logs])
+    smooth = [np.nanmean(losses[:, max(0, end - window) : end]) for end in range(1, length + 1)]
+    return Curve(seconds.mean(0).cumsum(), np.array(smooth))
+
+
+def report(study: Study, done: Sequence[Run], results: dict[str, Any]) -> str:
+    """Markdown: a row for the base and each variant; below it the shares where the target is not even."""
+    figure = "bias" if _even(results) else "distance to the target"
+    lines = [
+        f"| {study.title} | {figure}, trained (95%) | held out (95%) | seeds | recognised | uncertain | like before | "
+        "a step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, columns in by_variant(study, done, results).items():
+        near, far = (shown(results, columns, held_out) for held_out in (False, True))
+        mine = [run for run in done if run.variant == name]
+        seconds = f"{np.median(np.diff(curve(mine).seconds)):.2f} s" if mine else ""
+        seeds = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in zip(near.by_seed, far.by_seed, strict=True)) if mine else ""
+        cells = [f"{side.distance:.2f} ({side.interval[0]:.2f} to {side.interval[1]:.2f})" for side in (near, far)]
+        pairs = [f"{getattr(near, key):.1%} / {getattr(far, key):.1%}" for key in ("recognised", "uncertain")]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {seeds} | {' | '.join(pairs)} | "
+            f"{near.similarity:.3f} / {far.similarity:.3f} | {seconds} |"
+        )
+    if not _even(results):
+        lines += ["", "| shares | prompts | wished | before | after (95%) |", "| --- | --- | --- | --- | --- |"]
+        for name, columns in by_variant(study, done, results).items():
+            if name != BASE:
+                for old, new in zip(shares(results, [BASE]), shares(results, columns), strict=True):
+                    low, high = new.interval
+                    lines.append(f"| {name}: {new.name} | {new.kind} | {new.wished:.3g} | {old.measured:.2f} | "
+                                 f"{new.measured:.2f} ({low:.2f} to {high:.2f}) |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def by_variant(study: Study, done: Sequence[Run], results: dict[str, Any]) -> dict[str, list[str]]:
+    """The base's column and those of each variant, which have the order of the runs."""
+    named = list(zip(done, (name for name in results["columns"] if name != BASE), strict=True))
+    return {BASE: [BASE]} | {name: [column for run, column in named if run.variant == name] for name in study.variants}
+
+
+def draw(study: Study, done: Sequence[Run], results: dict[str, Any], path: Path) -> None:
+    """The loss over the time of training, and what was measured after it, with intervals and every seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    seeds = len({run.seed for run in done})
+    figure.suptitle(f"{study.title}: {seeds} seed{'s' * (seeds > 1)} of {len(curve(done).loss)} steps", fontsize=11)
+    for colour, name in zip(COLOURS, study.variants, strict=False):
+        went = curve([run for run in done if run.variant == name])
+        left.plot(went.seconds, went.loss, color=colour, label=name)
+    left.set(xlabel="seconds of training", ylabel="alignment loss, mean of 20 steps")
+    left.set_ylim(bottom=0)
+    left.legend(fontsize=8)
+    variants = by_variant(study, done, results)
+    for place, (name, columns) in enumerate(variants.items()):
+        colour = "#555555" if name == BASE else COLOURS[place - 1]
+        for held_out, marker, offset in ((False, "o", -0.14), (True, "D", 0.14)):
+            side = shown(results, columns, held_out)
+            low, high = side.interval
+            error = [[side.distance - low], [high - side.distance]]
+            right.errorbar(
+                side.distance, place + offset, xerr=error, fmt=marker, color=colour, capsize=3,
+                markerfacecolor="white" if held_out else colour,
+            )  # fmt: skip
+            right.plot(side.by_seed, [place + offset] * len(side.by_seed), "|", color=colour, markersize=9)
+    right.set_yticks(range(len(variants)), list(variants))
+    right.invert_yaxis()
+    right.set_xlim(left=0)
+    right.set_xlabel(f"{'bias' if _even(results) else 'distance to the target'}; filled: trained, hollow: held out")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder of folders (runs/evidence)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (default: 3)")
+    parser.add_argument("--steps", type=int, default=350, help="of each finetuning (default: 350)")
+    parser.add_argument("--subjects", type=int, default=24, help="trained and held-out ones measured (default: 24)")
+    parser.add_argument("--images", type=int, default=64, help="of each prompt measured (default: 64)")
+    parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
+    options = parser.parse_args()
+    study, folder = STUDIES[options.study], options.runs / options.study
+    done = runs(study, range(options.seeds), folder)
+    for run in done:
+        train(study, run, options.steps)
+    fields = {
+        "evaluation.subjects": options.subjects, "evaluation.images_per_prompt": options.images,
+        "evaluation.seed": 2000, "prompts.nobody": [],
+    }  # fmt: skip
+    results = measure(done, folder / "measured", fields)
+    print(f"\n{options.images} images a prompt, {options.steps} steps\n\n{report(study, done, results)}")
+    if options.picture:
+        draw(study, done, results, options.picture)
+        print(f"wrote {options.picture}")
+
+
+if __name__ == "__main__":
+    main()
