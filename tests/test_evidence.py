@@ -45,7 +45,7 @@ def test_a_run_that_is_done_is_not_trained_again(tmp_path, monkeypatch):
     evidence.train(study, run, 7)
 
 
-def measured(bias, share, wished=(0.75, 0.25)):
+def measured(bias, share):
     """A column of results.json, of one kind of prompts."""
     return {"gender": {"bias": bias, "total_variation": bias / 2, "frequencies": {"female": share, "male": 1 - share}}}
 
