@@ -1,10 +1,14 @@
-"""Compiles the training step for TPUs that are not there, and says whether it fits them.
+"""Compiles training and evaluation for TPUs that are not there, and says whether they fit them.
 
     python -m benchmarks.tpu --topology v5e:16x16 --config configs/sd15/exp1-gender-both.yaml
 
-The `libtpu` package (pip install libtpu) compiles for a named topology on any machine. The step of an experiment is
-compiled at Stable Diffusion 1.5's true size, with shapes for weights. Printed: the time to compile, memory on a chip,
-FLOPs and bytes as the compiler counts them (each loop's body once), and what crosses chips.
+The `libtpu` package (pip install libtpu) compiles for a named topology on any machine. The training step of an
+experiment, and the program that makes the images of its evaluation, are compiled at Stable Diffusion 1.5's true size,
+with shapes for weights. Printed: the time to compile, memory on a chip, FLOPs, bytes and seconds as the compiler counts
+them (each loop's body once), and what crosses chips; last a line of Markdown for each program.
+
+Compiled is with little optimisation, which takes a tenth of the time and as much memory (benchmarks/RESULTS.md);
+`--effort O2` compiles as a run would be.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of this process; what is compil
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 
 from benchmarks import full_size
 from fairjax import parallel
@@ -29,6 +34,10 @@ from fairjax.training import step as steps
 
 _COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 _BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
+_TITLES = (
+    "experiment", "program", "chips", "images of a chip", "GiB of models and state", "while it runs", "together", "of",
+    "compiled in", "crosses chips",
+)  # fmt: skip
 
 
 class Compiled(NamedTuple):
@@ -39,6 +48,7 @@ class Compiled(NamedTuple):
     temporary: int  # bytes on a chip while it runs
     flops: float
     bytes_accessed: float
+    estimate: float  # seconds
     collectives: dict[str, tuple[int, int]]  # kind -> how many, bytes of their results
 
 
@@ -55,15 +65,16 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def compile_step(lowered: jax.stages.Lowered) -> Compiled:
-    """Compiles the program of a step, and asks what it takes."""
+def compiled(lowered: jax.stages.Lowered) -> Compiled:
+    """Compiles a program, and asks what it takes."""
     start = time.perf_counter()
-    compiled = lowered.compile()
+    program = lowered.compile()
     seconds = time.perf_counter() - start
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost = program.memory_analysis(), program.cost_analysis()
     return Compiled(
         seconds, memory.argument_size_in_bytes, memory.temp_size_in_bytes, cost.get("flops", float("nan")),
-        cost.get("bytes accessed", float("nan")), collectives(compiled.as_text()),
+        cost.get("bytes accessed", float("nan")), cost.get("optimal_seconds", float("nan")),
+        collectives(program.as_text()),
     )  # fmt: skip
 
 
@@ -73,32 +84,72 @@ def for_chips(config: Experiment, chips: int, each: int) -> Experiment:
     return config.model_copy(update={"training": training})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:4x4", help="generation and grid of chips, such as v5e:16x16")
-    parser.add_argument("--config", default="configs/sd15/exp4-gender-race-age-both.yaml")
-    parser.add_argument("--images", type=int, default=1, help="of the prompt on each chip (default: 1)")
-    parser.add_argument("--microbatch", type=int, help="(image, step) pairs differentiated at a time")
-    options = parser.parse_args()
-    try:
-        mesh = parallel.mesh_of(options.topology)
-    except ValueError as error:
-        raise SystemExit(f"--topology: {error}") from None
-    fields = {"training.microbatch": options.microbatch} if options.microbatch else {}
-    config = for_chips(load(Experiment, Path(options.config), fields), mesh.size, options.images)
-    print(f"{Path(options.config).stem} on {mesh.size} chips ({options.topology}), {options.images} images a chip, "
-          f"{config.training.precision}, microbatch {config.training.microbatch}")  # fmt: skip
+def lowered(name: str, config: Experiment, mesh: jax.sharding.Mesh, each: int) -> jax.stages.Lowered:
+    """The program of that name, with `each` images on every chip."""
+    if name == "evaluation":
+        return full_size.generation(config, mesh, each)
     traced = full_size.training_step(config)
     arguments = parallel.shapes((traced.state, traced.frozen, traced.batch), mesh)
-    result = compile_step(steps.program(traced.step, mesh).lower(*arguments))
-    memory, limit = (result.arguments + result.temporary) / 2**30, parallel.memory_left(mesh) / 2**30
-    fits = f" of {limit:.0f}: {'fits' if memory < limit else 'does not fit'}"
+    return steps.program(traced.step, mesh).lower(*arguments)
+
+
+def tell(result: Compiled, limit: int) -> None:
+    """Prints what is known of a program for chips with so many bytes."""
+    memory = result.arguments + result.temporary
     print(f"compiled in {result.seconds:.0f} s")
     print(f"memory of a chip: {result.arguments / 2**30:.2f} GiB of models and state + "
-          f"{result.temporary / 2**30:.2f} while a step runs = {memory:.2f} GiB{fits}")  # fmt: skip
-    print(f"counted once in each loop: {result.flops:.3g} FLOPs, {result.bytes_accessed:.3g} bytes of memory traffic")
+          f"{result.temporary / 2**30:.2f} while it runs = {memory / 2**30:.2f} GiB of {limit / 2**30:.0f}: "
+          f"{'fits' if memory < limit else 'does not fit'}")  # fmt: skip
+    print(f"counted once in each loop: {result.flops:.3g} FLOPs, {result.bytes_accessed:.3g} bytes of memory traffic, "
+          f"{result.estimate:.2g} s by the compiler's estimate")  # fmt: skip
     for kind, (count, size) in sorted(result.collectives.items()):
         print(f"{count} x {kind}: {size / 2**10:.1f} KiB")
+    print(flush=True)
+
+
+def row(result: Compiled, limit: int, *first: str) -> str:
+    """The same as a line of a Markdown table."""
+    memory = (result.arguments, result.temporary, result.arguments + result.temporary, limit)
+    crossing = [f"{n} {kind} {size / 2**10:,.1f} KiB" for kind, (n, size) in sorted(result.collectives.items())]
+    told = (f"{result.seconds:.0f} s", ", ".join(crossing) or "none")
+    return f"| {' | '.join((*first, *(f'{size / 2**30:.2f}' for size in memory), *told))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", nargs="+", default=["v5e:4x4"], help="generation and grid of chips: v5e:16x16")
+    parser.add_argument("--config", nargs="+", default=["configs/sd15/exp4-gender-race-age-both.yaml"])
+    parser.add_argument("--program", nargs="+", choices=("training", "evaluation"), default=["training", "evaluation"])
+    parser.add_argument("--images", type=int, default=1, help="on each chip (default: 1)")
+    parser.add_argument("--microbatch", type=int, help="(image, step) pairs differentiated at a time")
+    parser.add_argument(
+        "--effort", choices=("O0", "O1", "O2", "O3"), default="O0", help="of the compiler (default: O0)"
+    )
+    options = parser.parse_args()
+    jax.config.update("jax_optimization_level", options.effort)  # as `parallel.hastily` does for a --dry-run
+    jax.config.update("jax_enable_compilation_cache", False)
+    fields, rows = {"training.microbatch": options.microbatch} if options.microbatch else {}, []
+    for topology in options.topology:
+        try:
+            mesh = parallel.mesh_of(topology)
+        except ValueError as error:
+            raise SystemExit(f"--topology: {error}") from None
+        limit = parallel.memory_left(mesh)
+        for path in options.config:
+            config = for_chips(load(Experiment, Path(path), fields), mesh.size, options.images)
+            for name in options.program:
+                print(f"{name} of {Path(path).stem} on {mesh.size} chips ({topology}), {options.images} images a chip, "
+                      f"{config.training.precision}, microbatch {config.training.microbatch}")  # fmt: skip
+                try:
+                    result = compiled(lowered(name, config, mesh, options.images))
+                except JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error):
+                        raise
+                    print(f"does not fit: {str(error).splitlines()[0]}\n", flush=True)
+                    continue
+                tell(result, limit)
+                rows.append(row(result, limit, Path(path).stem, name, topology, str(options.images)))
+    print("| " + " | ".join(_TITLES) + " |", "| --- " * len(_TITLES) + "|", *rows, sep="\n")
 
 
 if __name__ == "__main__":

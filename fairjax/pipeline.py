@@ -225,7 +225,7 @@ class Pipeline:
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
         table_rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
-        program = _generation(self, mesh, guidance_scale)
+        program = generation(self, mesh, guidance_scale)
         always = (empty, jax.random.key(seed), solver_table(self.schedule, table_rows, solver), np.int32(num_steps))
         empty, key, table, num_steps = parallel.replicate(always, mesh)
         size = -(-batch_size // mesh.size) * mesh.size
@@ -238,8 +238,12 @@ class Pipeline:
 
 
 @functools.lru_cache
-def _generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float) -> Callable[..., jax.Array]:
-    """The program behind `generate`: adapters are merged already, every image has a prompt of its own."""
+def generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float) -> Callable[..., jax.Array]:
+    """The program behind `generate`: adapters are merged already, every image has a prompt of its own.
+
+    Of (params, token ids [n, length], those of the empty prompt [1, length], places of prompts and images [n, 2], key,
+    solver table, num_steps), of which the ids and places are spread over the devices, as the images are.
+    """
 
     def images(params, ids, empty, rows, key, table, num_steps):
         noise = pipeline.noise(image_keys(key, rows))

@@ -1,8 +1,9 @@
-"""The step compiles for a slice of TPUs that is not there, with the collectives that were counted on the CPU."""
+"""Programs compile for a slice of TPUs that is not there, with the collectives that were counted on the CPU."""
 
 import re
 from importlib.util import find_spec
 
+import jax
 import pytest
 from small_world import arguments, fields
 
@@ -64,7 +65,13 @@ def test_a_run_is_planned_for_tpus(small_world, tmp_path, monkeypatch, capsys, m
 def test_the_step_compiles_for_a_slice(small_world):
     changes = {"training.images_per_prompt": 8, "training.num_steps": (2, 3), "training.microbatch": 2}
     config = load(Experiment, None, fields(small_world) | changes)
-    result = tpu.compile_step(Finetuning(config, parallel.mesh_of("v5e:2x2"), weights=False).lowered())
+    lowered = Finetuning(config, parallel.mesh_of("v5e:2x2"), weights=False).lowered()
+    result, usual = tpu.compiled(lowered), jax.config.jax_optimization_level
+    with parallel.hastily():
+        hasty = tpu.compiled(lowered)
+    assert jax.config.jax_optimization_level == usual
+    assert hasty.collectives == result.collectives
+    assert hasty.arguments == result.arguments and hasty.temporary == pytest.approx(result.temporary, rel=0.1)
     assert result.temporary > 0 and result.flops > 0
     assert set(result.collectives) == {"all-gather", "all-reduce"}
     assert result.collectives["all-reduce"][0] == 1

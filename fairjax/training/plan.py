@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def dry_run(config: Experiment, resume: Resume, console: Console, topology: str 
         _check_what_is_here(config, undescribed)
         plan["parameters, memory"] = f"known when the hub can be asked for {', '.join(undescribed)}"
     else:
-        finetuning, _, _ = prepare(config, resume, mesh, weights=not (missing or topology))
-        plan |= _sizes(finetuning, console)
+        with parallel.hastily() if topology else contextlib.nullcontext():
+            finetuning, _, _ = prepare(config, resume, mesh, weights=not (missing or topology))
+            plan |= _sizes(finetuning, console)
     table = Table(show_header=False, title="What this run will do", title_justify="left")
     for what, value in plan.items():
         table.add_row(what, value)
