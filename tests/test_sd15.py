@@ -1,7 +1,6 @@
 """The paper's experiments: each traces at Stable Diffusion's size, and runs through detector, crops and all losses."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,10 @@ from fairjax.training import step as steps
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.plan import dry_run
 
-EVERY_EXPERIMENT = pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=() if path.stem == "exp4-gender-race-age-both" else pytest.mark.slow)
-        for path in CONFIGS
-    ],
-    ids=lambda path: path.stem,
-)
+EXPERIMENTS = [
+    pytest.param(path, marks=() if path.stem == "exp4-gender-race-age-both" else pytest.mark.slow, id=path.stem)
+    for path in CONFIGS
+]
 """By default the one with the most in it; the others take some of the same paths, and many minutes together."""
 
 
@@ -55,7 +50,7 @@ def check_trace(config, sizes):
     assert scalars["loss"].shape == ()
 
 
-@EVERY_EXPERIMENT
+@pytest.mark.parametrize("path", EXPERIMENTS)
 def test_the_training_step_traces_at_full_size_on_eight_devices(path):
     check_trace(load(Experiment, path, {}), full_size.SD15)
 
@@ -91,9 +86,13 @@ def test_a_model_of_stable_diffusion_2s_kind_is_finetuned_by_its_folder_alone(tm
 
 
 @pytest.fixture(scope="module")
-def ready(models):
-    """Name of an experiment -> its finetuning with the small models, whose programs are compiled once."""
-    return functools.cache(lambda name: finetuning_of(models, name, **{"training.images_per_prompt": 2}))
+def finetuning(request, models):
+    """An experiment's finetuning with the small models, whose programs are compiled once for all tests of it.
+
+    They go when its tests are done: each maps some thousand pieces of memory, and a system gives a process 65,530.
+    """
+    yield finetuning_of(models, request.param.stem, **{"training.images_per_prompt": 2})
+    jax.clear_caches()
 
 
 def take(finetuning, state, number, photos):
@@ -104,9 +103,8 @@ def take(finetuning, state, number, photos):
     return state, {name: float(value) for name, value in scalars.items()}
 
 
-@EVERY_EXPERIMENT
-def test_two_steps_at_reduced_width_with_every_loss_on(path, ready):
-    finetuning = ready(path.stem)
+@pytest.mark.parametrize("finetuning", EXPERIMENTS, indirect=True)
+def test_two_steps_at_reduced_width_with_every_loss_on(finetuning):
     kinds = finetuning.config.adapter.kinds
     state = start = finetuning.initial()
     told = []
@@ -125,10 +123,9 @@ def test_two_steps_at_reduced_width_with_every_loss_on(path, ready):
         assert min(jax.tree.leaves(moved)) > 0, kind
 
 
-@EVERY_EXPERIMENT
-def test_without_a_face_nothing_is_asked_of_it(path, ready):
+@pytest.mark.parametrize("finetuning", EXPERIMENTS, indirect=True)
+def test_without_a_face_nothing_is_asked_of_it(finetuning):
     """Grey pictures: no face, no target, no face loss; only what they mean is kept."""
-    finetuning = ready(path.stem)
     state, _ = take(finetuning, finetuning.initial(), 0, photograph()[None])  # now its images are not the frozen ones
     state, scalars = take(finetuning, state, 1, np.zeros_like(photograph()[None]))
     assert scalars["faces"] == scalars["targeted"] == scalars["loss/fairness"] == scalars["loss/face"] == 0
