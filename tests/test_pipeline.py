@@ -18,7 +18,7 @@ from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter, save_adapter
 from fairjax.hub import find
-from fairjax.pipeline import Pipeline, _generation, image_keys, solver_table
+from fairjax.pipeline import Pipeline, generation, image_keys, solver_table
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
@@ -85,7 +85,7 @@ def test_the_solver_is_a_choice_and_any_number_of_steps_runs_in_one_compiled_pro
         (solver, num_steps): small.generate(PROMPTS, 4, num_steps=num_steps, solver=solver, guidance_scale=GUIDANCE)
         for solver, num_steps in (("dpm-solver++", 2), ("dpm-solver++", 4), ("ddim", 4))
     }
-    assert _generation(small, parallel.mesh(), GUIDANCE)._cache_size() == 1
+    assert generation(small, parallel.mesh(), GUIDANCE)._cache_size() == 1
     for one, other in itertools.combinations(made.values(), 2):
         assert np.abs(one.astype(int) - other).max() > 5
 
