@@ -7,8 +7,8 @@ experiment, and the program that makes the images of its evaluation, are compile
 with shapes for weights. Printed: the time to compile, memory on a chip, FLOPs, bytes and seconds as the compiler counts
 them (each loop's body once), and what crosses chips; last a line of Markdown for each program.
 
-Compiled is with little optimisation, which takes a tenth of the time and as much memory (benchmarks/RESULTS.md);
-`--effort O2` compiles as a run would be.
+Compiled is with little optimisation, which takes a tenth of the time, and as much memory as the usual within a percent
+(benchmarks/RESULTS.md); `--effort` asks for more.
 """
 
 from __future__ import annotations
