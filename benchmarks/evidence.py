@@ -148,7 +148,7 @@ def shown(results: dict[str, Any], columns: Sequence[str], held_out: bool) -> Sh
     found = np.array([[prompt[column][key][figure] for prompt in prompts] for column in columns])
     means = [results[column][kind] for column in columns]
     kept = next(iter(results["preservation"].values()))[kind]["similarity"]
-    alike = [1.0 if column == "before" else kept[column] for column in columns]
+    alike = [1.0 if column == BASE else kept[column] for column in columns]
     return Shown(
         float(found.mean()), interval(found.mean(0)), [float(row.mean()) for row in found],
         float(np.mean([mean["recognised"] for mean in means])),
@@ -287,7 +287,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="of each prompt measured (default: 64)")
     parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
     options = parser.parse_args()
-    study, folder = STUDIES[options.study], options.runs / options.study
+    study, folder = (
+        STUDIES[options.study],
+        options.runs / f"{options.study}-{options.steps}",
+    )  # other numbers of steps are other runs
     done = runs(study, range(options.seeds), folder)
     for run in done:
         train(study, run, options.steps)

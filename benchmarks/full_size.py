@@ -15,6 +15,7 @@ from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.diffusion.schedule import NoiseSchedule
+from fairjax.evaluation.columns import Setting
 from fairjax.faces import detection, released
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.geometry import MARGINS
@@ -124,14 +125,14 @@ class Traced(NamedTuple):
 def generation(config: Experiment, mesh: jax.sharding.Mesh, each: int, sizes: Sizes = SD15) -> jax.stages.Lowered:
     """The program that makes the images of an evaluation, `each` of them on every device, adapters merged."""
     model = pipeline(sizes, config.training.precision)
-    count, most = each * mesh.size, config.evaluation.num_steps
-    scale = config.evaluation.guidance_scale or config.training.guidance_scale
-    table = solver_table(model.schedule, most, config.training.solver)
+    count, setting = each * mesh.size, Setting.of(config)
+    table = solver_table(model.schedule, setting.num_steps, setting.solver)
     params = jax.eval_shape(model.compact, model.params)
     empty, own, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, 77), (count, 77), (count, 2)))
-    params, empty, key, table, steps = parallel.shapes((params, empty, jax.random.key(0), table, np.int32(most)), mesh)
+    always = (params, empty, jax.random.key(0), table, np.int32(setting.num_steps))
+    params, empty, key, table, steps = parallel.shapes(always, mesh)
     own, rows = parallel.shapes((own, rows), mesh, parallel.SPREAD)
-    return pipelines.generation(model, mesh, scale).lower(params, own, empty, rows, key, table, steps)
+    return pipelines.generation(model, mesh, setting.guidance_scale).lower(params, own, empty, rows, key, table, steps)
 
 
 def training_step(config: Experiment, sizes: Sizes = SD15) -> Traced:
