@@ -287,10 +287,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="of each prompt measured (default: 64)")
     parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
     options = parser.parse_args()
-    study, folder = (
-        STUDIES[options.study],
-        options.runs / f"{options.study}-{options.steps}",
-    )  # other numbers of steps are other runs
+    study = STUDIES[options.study]
+    folder = options.runs / f"{options.study}-{options.steps}"  # runs of other numbers of steps are others
     done = runs(study, range(options.seeds), folder)
     for run in done:
         train(study, run, options.steps)
