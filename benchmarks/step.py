@@ -5,8 +5,9 @@
 
 The opponent is `benchmarks/reference_torch.py`, the original's step written to be fast. Both take the same models,
 prompt, noise, solver steps and losses, and take turns; what counts is the median over the rounds. Before anything is
-timed, their losses and gradients are compared. On an accelerator both compute in bfloat16; there set
-XLA_PYTHON_CLIENT_PREALLOCATE=false, since they share its memory.
+timed, their losses and gradients are compared. Of more than two joint classes each draws sets of labels of its own, so
+that a person near the threshold may have a target on one side only, and the gradients differ by that. On an accelerator
+both compute in bfloat16; there set XLA_PYTHON_CLIENT_PREALLOCATE=false, since they share its memory.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -61,8 +63,9 @@ def theirs(finetuning: Finetuning, device: str, dtype: torch.dtype) -> reference
     config, names = finetuning.config, finetuning.target.attributes
     locator = finetuning.judges.judge.locator
     sizes = {a.name: len(a.classes) for name in names for a in finetuning.attributes if a.name == name}
-    cells = finetuning._distributions[finetuning.subjects.trained[0]]
-    sets = reference_torch.drawn(np.asarray(cells, np.float64), 500)
+    cells = np.asarray(finetuning._distributions[finetuning.subjects.trained[0]], np.float64)
+    # for two classes fairjax goes through all sets of labels, and a drawn mean may fall on the threshold's other side
+    sets = reference_torch.every(cells) if len(cells) == 2 else reference_torch.drawn(cells, config.loss.num_sets)
     assign = reference_torch.by_emd(sets, sizes, config.loss.threshold, config.target.cost_weights)
 
     def locate(images: torch.Tensor) -> reference_torch.Faces:
@@ -117,7 +120,11 @@ def main() -> None:
     path, images, num_steps = CONFIGS[options.model]
     images, num_steps = options.images or images, options.steps or num_steps
     minibatch = options.minibatch or (images if options.model == "portraits" else 4)
+    if options.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # as PyTorch's side, whatever else is there
     parallel.prepare()
+    transformers.logging.set_verbosity_error()  # what a folder holds beside the part that is read is no news
+    transformers.logging.disable_progress_bar()
     torch.backends.cudnn.benchmark = True  # PyTorch at its best: it times its convolutions
     console, precise = Console(), options.device == "cpu"
     work = options.work or Path(tempfile.mkdtemp(prefix="fairjax-models-"))

@@ -1,0 +1,54 @@
+"""Convolutions have autodiff's gradients, and on a CPU by programs that are quick there."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from benchmarks import convolution
+from fairjax.models.layers import convolve
+
+HOW = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+CASES = {  # height and width of the kernel, strides, padding
+    "3 x 3": ((3, 3), (1, 1), ((1, 1), (1, 1))),
+    "1 x 1": ((1, 1), (1, 1), ((0, 0), (0, 0))),
+    "padded on one side": ((3, 3), (1, 1), ((0, 1), (2, 0))),
+    "even, not square": ((2, 4), (1, 1), ((1, 0), (1, 2))),
+    "not padded": ((3, 2), (1, 1), ((0, 0), (0, 0))),
+    "strided, as Downsample2D": ((3, 3), (2, 2), ((0, 1), (0, 1))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_autodiffs(name):
+    sides, strides, padding = CASES[name]
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 6, 7, 5)), jax.random.normal(keys[1], (*sides, 5, 3))
+
+    def pulled(way):
+        y, pull_back = jax.vjp(lambda x, kernel: way(x, kernel, strides, padding, **HOW), x, kernel)
+        return y, *pull_back(jax.random.normal(keys[2], y.shape))
+
+    wanted, found = (jax.jit(partial(pulled, way))() for way in (lax.conv_general_dilated, convolve))
+    for theirs, ours in zip(wanted, found, strict=True):
+        # sums of at most 60 products of normal numbers, taken in another order
+        np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_a_gradient_has_the_type_of_its_image():
+    x, kernel = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
+    gradients = jax.grad(lambda *args: convolve(*args, (1, 1), ((1, 1), (1, 1)), **HOW).sum(), (0, 1))(x, kernel)
+    assert [leaf.dtype for leaf in gradients] == [jnp.bfloat16] * 2
+    assert gradients[0][0, 1, 1, 0] == 18 and gradients[1][1, 1, 0, 0] == 16
+
+
+def test_on_a_cpu_no_gradient_asks_for_a_kernel_that_names_its_channels_the_other_way():
+    """What makes XLA's convolutions slow there; autodiff's own do, so that this would be seen."""
+    arguments = jax.device_put((jnp.ones((3, 3, 8, 4)), jnp.ones((2, 1, 16, 16, 4))), jax.devices("cpu")[0])
+    slow, quick = (
+        jax.jit(partial(convolution.gradients, way)).lower(*arguments).compile().as_text() for way in convolution.WAYS
+    )
+    assert "_01oi->" in slow and "_01oi->" not in quick
