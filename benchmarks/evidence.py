@@ -4,7 +4,7 @@
 
 A study finetunes every variant of something under every seed by `train.py`, and measures all of them by one `eval.py`,
 so on the same prompts and noise. Both go on where they were ended: repeat the command. `--seeds`, `--steps` and
-`--images` make a study smaller or larger; the table says what they were.
+`--images` make a study smaller or larger; the table says what they were. What studies have in common is done once.
 """
 
 from __future__ import annotations
@@ -30,73 +30,87 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 Fields = dict[str, Any]
 
 
-class Study(NamedTuple):
-    """Variants of a finetuning, by name: a configuration of configs/portraits, and what is otherwise than there."""
-
-    title: str
-    variants: dict[str, tuple[str, Fields]]
-
-
 def _wished(number: int) -> list[float]:
     return [0.25, 0.75] if number % 2 else [0.75, 0.25]
+
+
+FINETUNINGS: dict[str, tuple[str, Fields]] = {
+    "default": ("gender", {}),
+    **{
+        way: ("gender", {"training.gradient": way, "training.grad_steps": None})
+        for way in ("exact", "unscaled", "adjusted", "uniform")
+    },
+    "grad-steps-1": ("gender", {"training.grad_steps": 1}),
+    "grad-steps-3": ("gender", {"training.grad_steps": 3}),
+    "no-image-loss": ("gender", {"loss.image": 0}),
+    "no-face-loss": ("gender", {"loss.face": 0}),
+    "no-threshold": ("gender", {"loss.threshold": 1}),
+    "soft-tokens": ("gender_soft_prompt", {}),
+    "text-encoder": ("gender_text_encoder", {}),
+    "both": ("gender_both", {}),
+    "by-occupation": ("gender", {"target.prompts": {who: _wished(i) for i, who in enumerate(TRAINED)}}),
+    "three-quarters-young": ("gender_skin_age", {}),
+    **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
+}
+"""A configuration of configs/portraits, and what is otherwise than there."""
+
+
+class Study(NamedTuple):
+    """Finetunings that are compared, by what they are called there."""
+
+    title: str
+    variants: dict[str, str]
 
 
 STUDIES = {
     "gradients": Study(
         "which gradient finetunes",
         {
-            way: ("gender", {"training.gradient": way, "training.grad_steps": None})
-            for way in ("exact", "unscaled", "adjusted", "uniform")
+            "exact": "exact",
+            "unscaled (s = 1)": "unscaled",
+            "adjusted": "adjusted",
+            "uniform": "uniform",
         },
     ),
     "losses": Study(
         "which term of the loss buys what",
         {
-            "all of them": ("gender", {}),
-            "images may change": ("gender", {"loss.image": 0}),
-            "faces may change": ("gender", {"loss.face": 0}),
-            "the unsure, too": ("gender", {"loss.threshold": 1}),
+            "all of them": "default",
+            "images may change": "no-image-loss",
+            "faces may change": "no-face-loss",
+            "the unsure, too": "no-threshold",
         },
     ),
     "sets": Study(  # of eight joint classes, whose counts are too many to go through
-        "how many sets of labels are drawn",
-        {f"{count} sets": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
+        "how many sets of labels are drawn", {f"{count} sets": f"sets-{count}" for count in (10, 100, 1000)}
     ),
-    "uneven": Study("a quarter of the people old", {"75 to 25": ("gender_skin_age", {})}),
+    "uneven": Study("a quarter of the people old", {"75 to 25": "three-quarters-young"}),
     "by_occupation": Study(
-        "every other occupation three quarters women, the others a quarter",
-        {"by occupation": ("gender", {"target.prompts": {who: _wished(i) for i, who in enumerate(TRAINED)}})},
+        "every other occupation three quarters women, the others a quarter", {"by occupation": "by-occupation"}
     ),
     "adapters": Study(
         "what is trained",
-        {
-            "soft tokens": ("gender_soft_prompt", {}),
-            "text encoder": ("gender_text_encoder", {}),
-            "UNet": ("gender", {}),
-            "both": ("gender_both", {}),
-        },
+        {"soft tokens": "soft-tokens", "text encoder": "text-encoder", "UNet": "default", "both": "both"},
     ),
     "grad_steps": Study(
         "how many solver steps estimate the gradient",
-        {str(count or "all"): ("gender", {"training.grad_steps": count}) for count in (1, 2, 3, None)},
+        {"1": "grad-steps-1", "2": "default", "3": "grad-steps-3", "all": "adjusted"},
     ),
 }
 
 
 class Run(NamedTuple):
-    """A variant under a seed."""
+    """A finetuning under a seed."""
 
-    variant: str
+    variant: str  # what the study calls it
+    finetuning: str
     seed: int
     folder: Path
 
 
 def runs(study: Study, seeds: Sequence[int], folder: Path) -> list[Run]:
-    return [
-        Run(variant, seed, folder / f"{variant.replace(' ', '-').replace(',', '')}-{seed}")
-        for seed in seeds
-        for variant in study.variants
-    ]
+    """Those of a study; what two studies have in common lies in one folder."""
+    return [Run(*both, seed, folder / f"{both[1]}-{seed}") for seed in seeds for both in study.variants.items()]
 
 
 def command(program: str, fields: Fields, *options: str) -> list[str]:
@@ -105,13 +119,13 @@ def command(program: str, fields: Fields, *options: str) -> list[str]:
     return [sys.executable, str(ROOT / program), *options, *said]
 
 
-def train(study: Study, run: Run, steps: int) -> None:
+def train(run: Run, said: Fields) -> None:
     """Finetunes, unless it has been done; what the run's own table would measure is left to `measure`."""
     if (run.folder / "results.json").is_file():
         return
-    config, fields = study.variants[run.variant]
-    fields = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2} | fields
-    fields |= {"training.steps": steps, "seed": run.seed, "output": str(run.folder)}
+    config, fields = FINETUNINGS[run.finetuning]
+    fields = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2} | fields | said
+    fields |= {"seed": run.seed, "output": str(run.folder)}
     path = ROOT / "configs" / "portraits" / f"{config}.yaml"
     subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
 
@@ -283,21 +297,25 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder of folders (runs/evidence)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (default: 3)")
     parser.add_argument("--steps", type=int, default=350, help="of each finetuning (default: 350)")
+    parser.add_argument("--prompts", type=int, help="of a step (default: the configuration's)")
     parser.add_argument("--subjects", type=int, default=24, help="trained and held-out ones measured (default: 24)")
     parser.add_argument("--images", type=int, default=64, help="of each prompt measured (default: 64)")
     parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
     options = parser.parse_args()
     study = STUDIES[options.study]
-    folder = options.runs / f"{options.study}-{options.steps}"  # runs of other numbers of steps are others
+    folder, said = options.runs / f"{options.steps}-steps", {"training.steps": options.steps}
+    if options.prompts:
+        folder, said = Path(f"{folder}-of-{options.prompts}"), said | {"training.prompts_per_step": options.prompts}
     done = runs(study, range(options.seeds), folder)
     for run in done:
-        train(study, run, options.steps)
+        train(run, said)
     fields = {
         "evaluation.subjects": options.subjects, "evaluation.images_per_prompt": options.images,
         "evaluation.seed": 2000, "prompts.nobody": [],
     }  # fmt: skip
     results = measure(done, folder / "measured", fields)
-    print(f"\n{options.images} images a prompt, {options.steps} steps\n\n{report(study, done, results)}")
+    told = f"{options.images} images a prompt, {options.steps} steps"
+    print(f"\n{told}{f' of {options.prompts} prompts' if options.prompts else ''}\n\n{report(study, done, results)}")
     if options.picture:
         draw(study, done, results, options.picture)
         print(f"wrote {options.picture}")

@@ -77,10 +77,11 @@ def draw(found: dict[str, dict[int, Measured]], title: str, path: Path) -> None:
             panel.plot(list(rows), heights, "o-", color=colour)
             panel.set_xticks(list(rows))
             panel.set_xlim(left=0)
-            panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
             panel.set_ylabel(unit if panel is panels[list(values).index(unit), 0] else "")
         column[-1].set_xlabel({"steps": "solver steps", "images": "images of a prompt"}.get(name, name))
+    for panel in panels[:, 0]:  # each for its row, whose axis they share
+        panel.set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
 
 

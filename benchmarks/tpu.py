@@ -4,8 +4,9 @@
 
 The `libtpu` package (pip install libtpu) compiles for a named topology on any machine. The training step of an
 experiment, and the program that makes the images of its evaluation, are compiled at Stable Diffusion 1.5's true size,
-with shapes for weights. Printed: the time to compile, memory on a chip, FLOPs, bytes and seconds as the compiler counts
-them (each loop's body once), and what crosses chips; last a line of Markdown for each program.
+with shapes for weights, for one prompt of as many images as the experiment has, or the next multiple of the chips.
+Printed: the time to compile, memory on a chip, FLOPs, bytes and seconds as the compiler counts them (each loop's body
+once), and what crosses chips; last a line of Markdown for each program.
 
 Compiled is with little optimisation, which takes a tenth of the time, and as much memory as the usual within a percent
 (benchmarks/RESULTS.md); `--effort` asks for more.
@@ -120,15 +121,15 @@ def main() -> None:
     parser.add_argument("--topology", nargs="+", default=["v5e:4x4"], help="generation and grid of chips: v5e:16x16")
     parser.add_argument("--config", nargs="+", default=["configs/sd15/exp4-gender-race-age-both.yaml"])
     parser.add_argument("--program", nargs="+", choices=("training", "evaluation"), default=["training", "evaluation"])
-    parser.add_argument("--images", type=int, default=1, help="on each chip (default: 1)")
-    parser.add_argument("--microbatch", type=int, help="(image, step) pairs differentiated at a time")
+    parser.add_argument("--images", type=int, help="on each chip (default: the experiment's, shared out)")
+    parser.add_argument("--microbatch", type=int, default=1, help="images that a chip sees at a time (default: 1)")
     parser.add_argument(
         "--effort", choices=("O0", "O1", "O2", "O3"), default="O0", help="of the compiler (default: O0)"
     )
     options = parser.parse_args()
     jax.config.update("jax_optimization_level", options.effort)  # as `parallel.hastily` does for a --dry-run
     jax.config.update("jax_enable_compilation_cache", False)
-    fields, rows = {"training.microbatch": options.microbatch} if options.microbatch else {}, []
+    fields, rows = {"training.microbatch": options.microbatch}, []
     for topology in options.topology:
         try:
             mesh = parallel.mesh_of(topology)
@@ -136,19 +137,21 @@ def main() -> None:
             raise SystemExit(f"--topology: {error}") from None
         limit = parallel.memory_left(mesh)
         for path in options.config:
-            config = for_chips(load(Experiment, Path(path), fields), mesh.size, options.images)
+            config = load(Experiment, Path(path), fields)
+            each = options.images or -(-config.training.images_per_prompt // mesh.size)
+            config = for_chips(config, mesh.size, each)
             for name in options.program:
-                print(f"{name} of {Path(path).stem} on {mesh.size} chips ({topology}), {options.images} images a chip, "
+                print(f"{name} of {Path(path).stem} on {mesh.size} chips ({topology}), {each} images a chip, "
                       f"{config.training.precision}, microbatch {config.training.microbatch}")  # fmt: skip
                 try:
-                    result = compiled(lowered(name, config, mesh, options.images))
+                    result = compiled(lowered(name, config, mesh, each))
                 except JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise
                     print(f"does not fit: {str(error).splitlines()[0]}\n", flush=True)
                     continue
                 tell(result, limit)
-                rows.append(row(result, limit, Path(path).stem, name, topology, str(options.images)))
+                rows.append(row(result, limit, Path(path).stem, name, topology, str(each)))
     print("| " + " | ".join(_TITLES) + " |", "| --- " * len(_TITLES) + "|", *rows, sep="\n")
 
 

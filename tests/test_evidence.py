@@ -20,7 +20,7 @@ def test_every_variant_is_a_command_line_that_train_takes(name, tmp_path, monkey
     study = evidence.STUDIES[name]
     done = evidence.runs(study, range(2), tmp_path)
     for run in done:
-        evidence.train(study, run, 7)
+        evidence.train(run, {"training.steps": 7})
     configs = [
         parse(Experiment, words[2:], "train.py", "", lambda parser: parser.add_argument("--resume"))[0]
         for words in (without_resume(command) for command in said)
@@ -42,7 +42,7 @@ def test_a_run_that_is_done_is_not_trained_again(tmp_path, monkeypatch):
     run = evidence.runs(study, range(1), tmp_path)[0]
     run.folder.mkdir(parents=True)
     (run.folder / "results.json").write_text("{}")
-    evidence.train(study, run, 7)
+    evidence.train(run, {"training.steps": 7})
 
 
 def measured(bias, share):
@@ -86,7 +86,7 @@ def test_shares_are_told_by_what_was_wished_for():
 
 
 def test_a_curve_is_over_the_time_of_training_without_compilation(tmp_path):
-    run = evidence.Run("all", 0, tmp_path)
+    run = evidence.Run("all", "adjusted", 0, tmp_path)
     rows = ['{"seconds": 60.0, "loss/fairness": 3.0}', '{"seconds": 2.0}', '{"seconds": 2.0, "loss/fairness": 1.0}']
     (tmp_path / "log.jsonl").write_text("\n".join(rows) + "\n")
     went = evidence.curve([run])
