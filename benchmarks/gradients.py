@@ -1,6 +1,6 @@
 """How large each solver step's part of the gradient is: the paper's study (Shen et al., 2024, section 4.2, figure 3).
 
-    python -m benchmarks.gradients --steps 25 --batches 4
+    python -m benchmarks.gradients --steps 25 --batches 4 --picture docs/gradients.png
 
 Every solver step gets an adapter of its own, all alike, so that the gradient comes out step by step, in four ways:
 `exact`, through the whole chain; `unscaled`, with the path through the network's image input cut and nothing else done;
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.evidence import COLOURS
 from fairjax import parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
@@ -29,7 +31,8 @@ from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.step import NOISE, Batch, Frozen
 
-WAYS = ("exact", "unscaled", "adjusted", "uniform")
+WAYS = {"exact": "o", "unscaled": "s", "adjusted": "^", "uniform": "D"}
+"""With what they are drawn as."""
 
 
 def by_step(finetuning: Finetuning, way: str, num_steps: int) -> Callable[..., Any]:
@@ -68,10 +71,35 @@ def total(gradient: Any) -> np.ndarray:
     return np.concatenate([leaf.sum(0).ravel() for leaf in jax.tree.leaves(gradient)])
 
 
+def draw(timesteps: np.ndarray, found: dict[str, np.ndarray], title: str, path: Path) -> None:
+    """Each part's share of the largest, from the first solver step, at the left, to the last."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panel = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for (way, marker), colour in zip(WAYS.items(), COLOURS, strict=False):
+        shares = found[way] / found[way].max()
+        spread = 1 / shares.min()
+        told = f"{spread:,.0f}" if spread >= 100 else f"{spread:.1f}"
+        panel.plot(
+            timesteps, shares, marker + "-", color=colour, markersize=4, label=f"{way}: {told} times the smallest"
+        )
+    panel.set_yscale("log")
+    panel.invert_xaxis()
+    panel.set(xlabel="timestep", ylabel="size of the gradient's part, the largest is 1", title=title)
+    panel.title.set_fontsize(11)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
     parser.add_argument("--batches", type=int, default=4, help="prompts, each with 16 images (default: 4)")
+    parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
     options = parser.parse_args()
     parallel.prepare()
     changes = {"num_steps": (options.steps,) * 2, "prompts_per_step": 1, "grad_steps": None}
@@ -101,6 +129,10 @@ def main() -> None:
     alike = [np.mean([_cosine(a, b) for a, b in zip(sums[way], sums["adjusted"], strict=True)]) for way in WAYS]
     table.add_row("cosine to adjusted", *(f"{value:.2f}" for value in alike))
     console.print(table)
+    if options.picture:
+        title = f"The gradient of {options.steps} solver steps, step by step ({options.batches} prompts of 16 images)"
+        draw(timesteps, found, title, options.picture)
+        console.print(f"wrote {options.picture}")
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

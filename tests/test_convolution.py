@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from benchmarks import convolution
+from fairjax.models import layers
 from fairjax.models.layers import convolve
 
 HOW = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
@@ -23,10 +24,12 @@ CASES = {  # height and width of the kernel, strides, padding
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_are_autodiffs(name):
+def test_gradients_are_autodiffs(name, monkeypatch):
     sides, strides, padding = CASES[name]
     keys = jax.random.split(jax.random.key(0), 3)
     x, kernel = jax.random.normal(keys[0], (2, 6, 7, 5)), jax.random.normal(keys[1], (*sides, 5, 3))
+
+    monkeypatch.setattr(layers, "device", lambda: ("cpu", "cpu"))
 
     def pulled(way):
         y, pull_back = jax.vjp(lambda x, kernel: way(x, kernel, strides, padding, **HOW), x, kernel)
@@ -38,17 +41,30 @@ def test_gradients_are_autodiffs(name):
         np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
-def test_a_gradient_has_the_type_of_its_image():
+def test_a_gradient_has_the_type_of_its_image(monkeypatch):
+    monkeypatch.setattr(layers, "device", lambda: ("cpu", "cpu"))
     x, kernel = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
     gradients = jax.grad(lambda *args: convolve(*args, (1, 1), ((1, 1), (1, 1)), **HOW).sum(), (0, 1))(x, kernel)
     assert [leaf.dtype for leaf in gradients] == [jnp.bfloat16] * 2
     assert gradients[0][0, 1, 1, 0] == 18 and gradients[1][1, 1, 0, 0] == 16
 
 
-def test_on_a_cpu_no_gradient_asks_for_a_kernel_that_names_its_channels_the_other_way():
+def test_on_a_cpu_no_gradient_asks_for_a_kernel_that_names_its_channels_the_other_way(monkeypatch):
     """What makes XLA's convolutions slow there; autodiff's own do, so that this would be seen."""
+    monkeypatch.setattr(layers, "device", lambda: ("cpu", "cpu"))
     arguments = jax.device_put((jnp.ones((3, 3, 8, 4)), jnp.ones((2, 1, 16, 16, 4))), jax.devices("cpu")[0])
     slow, quick = (
         jax.jit(partial(convolution.gradients, way)).lower(*arguments).compile().as_text() for way in convolution.WAYS
     )
     assert "_01oi->" in slow and "_01oi->" not in quick
+
+
+@pytest.mark.parametrize("platform", ("cuda", "tpu"))
+def test_accelerators_keep_autodiffs_program(platform, monkeypatch):
+    monkeypatch.setattr(layers, "device", lambda: (platform, ""))
+    arguments = jnp.ones((3, 3, 8, 4)), jnp.ones((2, 1, 16, 16, 4))
+    usual, ours = (
+        jax.jit(partial(convolution.gradients, way)).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        for way in convolution.WAYS
+    )
+    assert usual == ours

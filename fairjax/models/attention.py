@@ -31,7 +31,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: boo
     Returns:
         [b, n, heads, channels], in the type of the query.
     """
-    kernel = choose(*_device(), query.dtype, query.shape[1], key.shape[1], query.shape[3])
+    kernel = choose(*device(), query.dtype, query.shape[1], key.shape[1], query.shape[3])
     return by(kernel)(query, key, value, is_causal=is_causal)
 
 
@@ -54,7 +54,7 @@ def by(kernel: Kernel):
     return own.get(kernel) or partial(jax.nn.dot_product_attention, implementation="xla")
 
 
-def _device() -> tuple[str, str]:
+def device() -> tuple[str, str]:
     """Platform and kind of what is compiled for, which need not be what is compiled on."""
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return device.platform, device.device_kind

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from fairjax.models.attention import attend
+from fairjax.models.attention import attend, device
 
 Dtype = jnp.dtype | None
 """The dtype of the computation; parameters are float32, statistics and softmax always are."""
@@ -46,32 +46,26 @@ def conv(
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]],
              **how: Any) -> jax.Array:  # fmt: skip
-    """`lax.conv_general_dilated` of images [n, h, w, c] and a kernel [k, l, c, d], once differentiable in reverse mode.
+    """`lax.conv_general_dilated` of images [n, h, w, c] and a kernel [k, l, c, d], for CPUs with a gradient of its own.
 
     The gradient by the images is a convolution by the kernel turned round. Autodiff asks for it by naming the kernel's
     channels in the other order, for which XLA on CPUs has none of its fast ones: up to twenty times as slow in a loop
-    (`benchmarks/convolution.py`). So there the kernel is laid out anew.
+    (`benchmarks/convolution.py`). So there the kernel is laid out anew; differentiable once, in reverse mode.
     """
     apply = partial(lax.conv_general_dilated, window_strides=strides, **how)
-    if any(stride != 1 for stride in strides):
-        return apply(x, kernel, padding=padding)
-
-    @jax.custom_vjp
-    def unstrided(x, kernel):
-        return apply(x, kernel, padding=padding)
-
-    def usual(g, x, kernel):
-        return jax.vjp(unstrided.fun, x, kernel)[1](g)
-
-    def turned(g, x, kernel):
-        sides = zip(kernel.shape, padding, strict=False)
-        other = [(side - 1 - low, side - 1 - high) for side, (low, high) in sides]
-        return apply(g, kernel[::-1, ::-1].swapaxes(2, 3), padding=other), usual(g, x, kernel)[1]
+    plain = partial(apply, padding=padding)
+    if device()[0] != "cpu" or any(stride != 1 for stride in strides):
+        return plain(x, kernel)
 
     def backward(saved, g):
-        return lax.platform_dependent(g, *saved, cpu=turned, default=usual)
+        x, kernel = saved
+        sides = zip(kernel.shape, padding, strict=False)
+        other = [(side - 1 - low, side - 1 - high) for side, (low, high) in sides]
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        return apply(g, turned, padding=other), jax.vjp(partial(plain, x), kernel)[1](g)[0]
 
-    unstrided.defvjp(lambda *arguments: (unstrided(*arguments), arguments), backward)
+    unstrided = jax.custom_vjp(plain)
+    unstrided.defvjp(lambda *arguments: (plain(*arguments), arguments), backward)
     return unstrided(x, kernel)
 
 
