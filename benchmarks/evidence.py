@@ -315,7 +315,9 @@ def main() -> None:
     }  # fmt: skip
     results = measure(done, folder / "measured", fields)
     told = f"{options.images} images a prompt, {options.steps} steps"
-    print(f"\n{told}{f' of {options.prompts} prompt{'s' * (options.prompts > 1)}' if options.prompts else ''}\n\n{report(study, done, results)}")
+    if options.prompts:
+        told += f" of {options.prompts} prompt" + "s" * (options.prompts > 1)
+    print(f"\n{told}\n\n{report(study, done, results)}")
     if options.picture:
         draw(study, done, results, options.picture)
         print(f"wrote {options.picture}")
