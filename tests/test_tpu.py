@@ -2,9 +2,12 @@
 
 import re
 from importlib.util import find_spec
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import pytest
+from jax.errors import JaxRuntimeError
 from small_world import arguments, fields
 
 import train
@@ -25,6 +28,20 @@ def test_collectives_are_counted_with_their_bytes():
   %fusion = f32[7]{0} fusion(%all-gather.1)
 """
     assert tpu.collectives(program) == {"all-gather": (1, 24 * 3 * 4), "all-reduce": (1, 100 * 4 + 6 * 2)}
+
+
+def test_a_program_that_cannot_be_read_is_told_with_its_memory(capsys):
+    """As what a later libtpu than jax's own compiles for v5p."""
+    counted = SimpleNamespace(argument_size_in_bytes=3 << 30, temp_size_in_bytes=1 << 30)
+    program = SimpleNamespace(
+        memory_analysis=lambda: counted, cost_analysis=dict, as_text=Mock(side_effect=JaxRuntimeError)
+    )
+    result = tpu.compiled(SimpleNamespace(compile=lambda: program))
+    tpu.tell(result, 16 << 30)
+    assert "= 4.00 GiB of 16: fits" in (told := capsys.readouterr().out) and "what crosses chips is not known" in told
+    assert tpu.row(result, 16 << 30, "exp").endswith("| not known |")
+    program.as_text = lambda: "no collectives"
+    assert tpu.row(tpu.compiled(SimpleNamespace(compile=lambda: program)), 16 << 30, "exp").endswith("| none |")
 
 
 @compiles
