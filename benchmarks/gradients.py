@@ -117,7 +117,7 @@ def main() -> None:
         found[way] = np.mean([sizes(gradient) for gradient in gradients], axis=0)
         sums[way] = [total(gradient) for gradient in gradients]
         console.print(f"{way}: done", style="dim")
-    table = Table(title=f"size of each step's part of the gradient, mean over {options.batches} prompts of 16 images")
+    table = Table(title=f"size of each step's part of the gradient, mean over {options.batches} x 16 images")
     table.add_column("timestep", justify="right")
     for way in WAYS:
         table.add_column(way, justify="right")
@@ -130,7 +130,7 @@ def main() -> None:
     table.add_row("cosine to adjusted", *(f"{value:.2f}" for value in alike))
     console.print(table)
     if options.picture:
-        title = f"The gradient of {options.steps} solver steps, step by step ({options.batches} prompts of 16 images)"
+        title = f"The gradient of {options.steps} solver steps, step by step, of {options.batches} x 16 images"
         draw(timesteps, found, title, options.picture)
         console.print(f"wrote {options.picture}")
 
