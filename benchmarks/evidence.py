@@ -65,12 +65,7 @@ class Study(NamedTuple):
 STUDIES = {
     "gradients": Study(
         "which gradient finetunes",
-        {
-            "exact": "exact",
-            "unscaled (s = 1)": "unscaled",
-            "adjusted": "adjusted",
-            "uniform": "uniform",
-        },
+        {"exact": "exact", "unscaled (s = 1)": "unscaled", "adjusted": "adjusted", "uniform": "uniform"},
     ),
     "losses": Study(
         "which term of the loss buys what",

@@ -9,10 +9,10 @@ import pytest
 from jax import lax
 
 from benchmarks import convolution
+from benchmarks.convolution import HOW
 from fairjax.models import layers
 from fairjax.models.layers import convolve
 
-HOW = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 CASES = {  # height and width of the kernel, strides, padding
     "3 x 3": ((3, 3), (1, 1), ((1, 1), (1, 1))),
     "1 x 1": ((1, 1), (1, 1), ((0, 0), (0, 0))),

@@ -56,8 +56,8 @@ def by(kernel: Kernel):
 
 def device() -> tuple[str, str]:
     """Platform and kind of what is compiled for, which need not be what is compiled on."""
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    return device.platform, device.device_kind
+    there = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return there.platform, there.device_kind
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
