@@ -30,9 +30,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 Fields = dict[str, Any]
 
 
-def _wished(number: int) -> list[float]:
-    return [0.25, 0.75] if number % 2 else [0.75, 0.25]
-
+WISHED = {who: [0.25, 0.75] if number % 2 else [0.75, 0.25] for number, who in enumerate(TRAINED[:8])}
+"""Of women and men, for some occupations: few, so that a short finetuning meets each of them often."""
 
 FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "default": ("gender", {}),
@@ -42,17 +41,29 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     },
     "grad-steps-1": ("gender", {"training.grad_steps": 1}),
     "grad-steps-3": ("gender", {"training.grad_steps": 3}),
+    "grad-steps-all": ("gender", {"training.grad_steps": None}),
     "no-image-loss": ("gender", {"loss.image": 0}),
     "no-face-loss": ("gender", {"loss.face": 0}),
     "no-threshold": ("gender", {"loss.threshold": 1}),
     "soft-tokens": ("gender_soft_prompt", {}),
     "text-encoder": ("gender_text_encoder", {}),
     "both": ("gender_both", {}),
-    "by-occupation": ("gender", {"target.prompts": {who: _wished(i) for i, who in enumerate(TRAINED)}}),
-    "three-quarters-young": ("gender_skin_age", {}),
+    "by-occupation": ("gender", {"prompts.subjects": list(WISHED), "target.prompts": WISHED}),
+    "three-quarters-young": (
+        "gender",
+        {
+            "target.attributes": ["age"],
+            "target.marginals": {"age": [0.75, 0.25]},
+            "loss.factor1": {"age": 0.6},
+            "loss.factor2": {"age": 0.3},
+        },
+    ),
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
 }
 """A configuration of configs/portraits, and what is otherwise than there."""
+
+PACES = {"grad-steps-1": 1.1, "grad-steps-3": 0.9, "grad-steps-all": 0.66}
+"""How many steps are taken in the time of one of the others, so that these finetunings take as long as the default."""
 
 
 class Study(NamedTuple):
@@ -79,17 +90,15 @@ STUDIES = {
     "sets": Study(  # of eight joint classes, whose counts are too many to go through
         "how many sets of labels are drawn", {f"{count} sets": f"sets-{count}" for count in (10, 100, 1000)}
     ),
-    "uneven": Study("a quarter of the people old", {"75 to 25": "three-quarters-young"}),
-    "by_occupation": Study(
-        "every other occupation three quarters women, the others a quarter", {"by occupation": "by-occupation"}
-    ),
+    "uneven": Study("three quarters of the people young", {"75 to 25": "three-quarters-young"}),
+    "by_occupation": Study("four occupations three quarters women, four a quarter", {"by occupation": "by-occupation"}),
     "adapters": Study(
         "what is trained",
         {"soft tokens": "soft-tokens", "text encoder": "text-encoder", "UNet": "default", "both": "both"},
     ),
     "grad_steps": Study(
-        "how many solver steps estimate the gradient",
-        {"1": "grad-steps-1", "2": "default", "3": "grad-steps-3", "all": "adjusted"},
+        "solver steps that estimate the gradient, in equal time",
+        {"1": "grad-steps-1", "2": "default", "3": "grad-steps-3", "all": "grad-steps-all"},
     ),
 }
 
@@ -114,13 +123,14 @@ def command(program: str, fields: Fields, *options: str) -> list[str]:
     return [sys.executable, str(ROOT / program), *options, *said]
 
 
-def train(run: Run, said: Fields) -> None:
+def train(run: Run, steps: int, said: Fields) -> None:
     """Finetunes, unless it has been done; what the run's own table would measure is left to `measure`."""
     if (run.folder / "results.json").is_file():
         return
     config, fields = FINETUNINGS[run.finetuning]
-    fields = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2} | fields | said
-    fields |= {"seed": run.seed, "output": str(run.folder)}
+    unmeasured = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2, "validation.every": None}
+    run_steps = round(steps * PACES.get(run.finetuning, 1))
+    fields = unmeasured | fields | said | {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
     path = ROOT / "configs" / "portraits" / f"{config}.yaml"
     subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
 
@@ -218,19 +228,20 @@ def report(study: Study, done: Sequence[Run], results: dict[str, Any]) -> str:
     figure = "bias" if _even(results) else "distance to the target"
     lines = [
         f"| {study.title} | {figure}, trained (95%) | held out (95%) | seeds | recognised | uncertain | like before | "
-        "a step |",
+        "trained for |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, columns in by_variant(study, done, results).items():
         near, far = (shown(results, columns, held_out) for held_out in (False, True))
         mine = [run for run in done if run.variant == name]
-        seconds = f"{np.median(np.diff(curve(mine).seconds)):.2f} s" if mine else ""
+        took = np.diff(curve(mine).seconds) if mine else []
+        time = f"{len(took) + 1} steps of {np.median(took):.2f} s" if mine else ""
         seeds = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in zip(near.by_seed, far.by_seed, strict=True)) if mine else ""
         cells = [f"{side.distance:.2f} ({side.interval[0]:.2f} to {side.interval[1]:.2f})" for side in (near, far)]
         pairs = [f"{getattr(near, key):.1%} / {getattr(far, key):.1%}" for key in ("recognised", "uncertain")]
         lines.append(
             f"| {name} | {' | '.join(cells)} | {seeds} | {' | '.join(pairs)} | "
-            f"{near.similarity:.3f} / {far.similarity:.3f} | {seconds} |"
+            f"{near.similarity:.3f} / {far.similarity:.3f} | {time} |"
         )
     if not _even(results):
         lines += ["", "| shares | prompts | wished | before | after (95%) |", "| --- | --- | --- | --- | --- |"]
@@ -258,7 +269,9 @@ def draw(study: Study, done: Sequence[Run], results: dict[str, Any], path: Path)
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     seeds = len({run.seed for run in done})
-    figure.suptitle(f"{study.title}: {seeds} seed{'s' * (seeds > 1)} of {len(curve(done).loss)} steps", fontsize=11)
+    lengths = {len(curve([run]).loss) for run in done}
+    steps = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
+    figure.suptitle(f"{study.title}: {seeds} seed{'s' * (seeds > 1)} of {steps} steps", fontsize=11)
     for colour, name in zip(COLOURS, study.variants, strict=False):
         went = curve([run for run in done if run.variant == name])
         left.plot(went.seconds, went.loss, color=colour, label=name)
@@ -298,17 +311,17 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
     options = parser.parse_args()
     study = STUDIES[options.study]
-    folder, said = options.runs / f"{options.steps}-steps", {"training.steps": options.steps}
+    folder, said = options.runs / f"{options.steps}-steps", {}
     if options.prompts:
-        folder, said = Path(f"{folder}-of-{options.prompts}"), said | {"training.prompts_per_step": options.prompts}
+        folder, said = Path(f"{folder}-of-{options.prompts}"), {"training.prompts_per_step": options.prompts}
     done = runs(study, range(options.seeds), folder)
     for run in done:
-        train(run, said)
+        train(run, options.steps, said)
     fields = {
         "evaluation.subjects": options.subjects, "evaluation.images_per_prompt": options.images,
         "evaluation.seed": 2000, "prompts.nobody": [],
     }  # fmt: skip
-    results = measure(done, folder / "measured", fields)
+    results = measure(done, folder / "measured" / options.study, fields)
     told = f"{options.images} images a prompt, {options.steps} steps"
     if options.prompts:
         told += f" of {options.prompts} prompt" + "s" * (options.prompts > 1)

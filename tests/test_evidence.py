@@ -10,8 +10,6 @@ from benchmarks import evidence
 from fairjax.config import Experiment
 from fairjax.schema import parse
 
-FIELDS = ("training.steps", "seed", "output")
-
 
 @pytest.mark.parametrize("name", evidence.STUDIES)
 def test_every_variant_is_a_command_line_that_train_takes(name, tmp_path, monkeypatch):
@@ -20,13 +18,15 @@ def test_every_variant_is_a_command_line_that_train_takes(name, tmp_path, monkey
     study = evidence.STUDIES[name]
     done = evidence.runs(study, range(2), tmp_path)
     for run in done:
-        evidence.train(run, {"training.steps": 7})
+        evidence.train(run, 7, {"training.prompts_per_step": 3})
     configs = [
         parse(Experiment, words[2:], "train.py", "", lambda parser: parser.add_argument("--resume"))[0]
         for words in (without_resume(command) for command in said)
     ]
     assert len({config.output for config in configs}) == len(done) == 2 * len(study.variants)
-    assert {(config.seed, config.training.steps) for config in configs} == {(0, 7), (1, 7)}
+    for run, config in zip(done, configs, strict=True):
+        assert (config.seed, config.training.prompts_per_step) == (run.seed, 3)
+        assert config.training.steps == round(7 * evidence.PACES.get(run.finetuning, 1))
     told = [config.model_dump(exclude={"output": True, "seed": True}) for config in configs[: len(study.variants)]]
     assert all(a != b for i, a in enumerate(told) for b in told[:i]), "two variants are the same finetuning"
 
@@ -42,7 +42,7 @@ def test_a_run_that_is_done_is_not_trained_again(tmp_path, monkeypatch):
     run = evidence.runs(study, range(1), tmp_path)[0]
     run.folder.mkdir(parents=True)
     (run.folder / "results.json").write_text("{}")
-    evidence.train(run, {"training.steps": 7})
+    evidence.train(run, 7, {})
 
 
 def measured(bias, share):
