@@ -101,6 +101,21 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     assert "a pilot (held out)" in page and page.count("<img") == 2 * 2 * 4
 
 
+def test_many_models_are_shown_in_tables_that_fit_each_beside_the_base(comparison, capsys):
+    names = ["before", *(f"after: a-longer-name-{i}" for i in range(7))]
+    shown = dict.fromkeys((0, 1), np.zeros((4, 64, 64, 3), np.uint8))
+    comparison.columns = {name: Column(name, {}) for name in names}
+    comparison.measured = dict.fromkeys(names, Measured(SEEN, {}, shown))
+    comparison.finish(Console(width=80), {})
+    told = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told  # nothing is cut off
+    rows = [line.replace("│", " ").split() for line in told.splitlines()]
+    assert rows.count(["gender", "*", "0.38", "0.50", "0.50", "0.50"]) == 3  # the base and two of seven
+    assert rows.count(["gender", "*", "0.38", "0.50", "0.50"]) == 1  # the base and the seventh
+    assert rows.count(["gender", "*", "0.38", "0.33", "0.33", "0.33"]) == 3  # and the same held out
+    assert "".join(told.split()).count("before") == 8
+
+
 @pytest.mark.faults("a full disk, drawing the picture")
 def test_a_picture_that_is_half_written_does_not_take_the_place_of_the_one_before(comparison, monkeypatch):
     def save(path, kind):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,9 @@ _SHOWN, _COLUMNS = 4, 8
 
 _IN_REPORT = 16
 """How many images of each of these the report shows, spread over all that were made."""
+
+_LEFT, _COLUMN = 40, 19
+"""How wide a table's labels are with what is fair and the base, and another model's column, in characters."""
 
 _KINDS = {"trained": False, "held_out": True}
 """Kinds of prompts: whether they were held out of the finetuning."""
@@ -171,8 +174,8 @@ class Comparison:
             with files.whole(self.folder / "before_after.png") as partial:
                 self._picture().save(partial, "PNG")
             self._report(results)
-        for kinds in [self.kinds] if len(self.measured) < 3 else [[kind] for kind in self.kinds]:
-            console.print(self.table(results, kinds))
+        for table in self.tables(results, console.width):
+            console.print(table)
         for name, share in results.get("nobody", {}).get("faces", {}).items():
             console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
         console.print(
@@ -251,15 +254,27 @@ class Comparison:
         wished = [self.scoring.wished(names, row) for row in self.wished]
         return None if wished[0] is None else all(np.allclose(row, row.mean()) for row in wished)
 
-    def table(self, results: dict[str, Any], kinds: Sequence[str]) -> Table:
-        """The results of kinds of prompts as a table, a column for each of them and each model."""
+    def tables(self, results: dict[str, Any], width: int) -> Iterator[Table]:
+        """The results: two models in one table, of more a kind of prompts and as many models as fit beside the base."""
+        base, *others = self.measured
+        if len(others) < 2:
+            yield self._table(results, self.kinds, list(self.measured))
+            return
+        beside = max(1, (width - _LEFT) // _COLUMN)
+        for kind in self.kinds:
+            for start in range(0, len(others), beside):
+                yield self._table(results, [kind], [base, *others[start : start + beside]])
+
+    def _table(self, results: dict[str, Any], kinds: Sequence[str], models: Sequence[str]) -> Table:
+        """A column for each kind and each model."""
         table = Table(title="bias: mean difference of class frequencies, 0 is even", title_justify="left")
-        table.add_column("")
+        networks = results.get("preservation", {})
+        table.add_column("", min_width=max((len(f"({name})") for name in networks), default=0))
         table.add_column("\nfair", justify="right", style="dim")
         for kind in kinds:
-            for name in self.measured:
+            for name in models:
                 table.add_column(escape(f"{kind.replace('_', ' ')}\n{name}"), justify="right")
-        columns = [results[name][kind] for kind in kinds for name in self.measured]
+        columns = [results[name][kind] for kind in kinds for name in models]
         keys = {" x ".join(names): self._even(names) for names in self.scoring.counted()}
         for key, even in keys.items():
             values = (_shown(column[key]["bias"], column[key].get("bias_interval")) for column in columns)
@@ -282,13 +297,13 @@ class Comparison:
             values = [column.get(key) for column in columns]
             if None not in values:
                 table.add_row(title, "", *(f"{value:.1%}" for value in values))
-        for name, found in results.get("preservation", {}).items():
+        for name, found in networks.items():
             for key, title, usual in (
                 ("similarity", "like the one before", "1"),
                 ("diversity", "varied within a class", ""),
                 ("alignment", "like what is asked for", ""),
             ):
-                values = [found[kind].get(key, {}).get(column) for kind in kinds for column in self.measured]
+                values = [found[kind].get(key, {}).get(column) for kind in kinds for column in models]
                 if any(value is not None for value in values):
                     cells = ("" if value is None else f"{value:.3f}" for value in values)
                     table.add_row(f"{title} ({name})", usual, *cells)
