@@ -33,6 +33,13 @@ Fields = dict[str, Any]
 WISHED = {who: [0.25, 0.75] if number % 2 else [0.75, 0.25] for number, who in enumerate(TRAINED[:8])}
 """Of women and men, for some occupations: few, so that a short finetuning meets each of them often."""
 
+BY_OCCUPATION = {"prompts.subjects": list(WISHED), "target.prompts": WISHED}
+
+THREE_QUARTERS_YOUNG = {
+    "target.attributes": ["age"], "target.marginals": {"age": [0.75, 0.25]},
+    "loss.factor1": {"age": 0.6}, "loss.factor2": {"age": 0.3},
+}  # fmt: skip
+
 FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "default": ("gender", {}),
     **{
@@ -47,16 +54,10 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "soft-tokens": ("gender_soft_prompt", {}),
     "text-encoder": ("gender_text_encoder", {}),
     "both": ("gender_both", {}),
-    "by-occupation": ("gender", {"prompts.subjects": list(WISHED), "target.prompts": WISHED}),
-    "three-quarters-young": (
-        "gender",
-        {
-            "target.attributes": ["age"],
-            "target.marginals": {"age": [0.75, 0.25]},
-            "loss.factor1": {"age": 0.6},
-            "loss.factor2": {"age": 0.3},
-        },
-    ),
+    "by-occupation": ("gender", BY_OCCUPATION),
+    "by-occupation-no-threshold": ("gender", BY_OCCUPATION | {"loss.threshold": 1}),
+    "three-quarters-young": ("gender", THREE_QUARTERS_YOUNG),
+    "three-quarters-young-no-threshold": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 1}),
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
 }
 """A configuration of configs/portraits, and what is otherwise than there."""
@@ -89,8 +90,14 @@ STUDIES = {
     "sets": Study(  # of eight joint classes, whose counts are too many to go through
         "how many sets of labels are drawn", {f"{count} sets": f"sets-{count}" for count in (10, 100, 1000)}
     ),
-    "uneven": Study("three quarters of the people young", {"75 to 25": "three-quarters-young"}),
-    "by_occupation": Study("four occupations three quarters women, four a quarter", {"by occupation": "by-occupation"}),
+    "uneven": Study(
+        "three quarters of the people young",
+        {"a threshold of 0.4": "three-quarters-young", "no threshold": "three-quarters-young-no-threshold"},
+    ),
+    "by_occupation": Study(
+        "four occupations three quarters women, four a quarter",
+        {"a threshold of 0.4": "by-occupation", "no threshold": "by-occupation-no-threshold"},
+    ),
     "adapters": Study(
         "what is trained",
         {"soft tokens": "soft-tokens", "text encoder": "text-encoder", "UNet": "default", "both": "both"},
