@@ -4,7 +4,7 @@
 
 A study finetunes every variant of something under every seed by `train.py`, and measures all of them by one `eval.py`,
 so on the same prompts and noise. Both go on where they were ended: repeat the command. `--seeds`, `--steps` and
-`--images` make a study smaller or larger; the table says what they were. What studies have in common is done once.
+`--images` make a study smaller or larger; the table says what they were. Finetunings of several studies are done once.
 """
 
 from __future__ import annotations
