@@ -57,6 +57,7 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "by-occupation": ("gender", BY_OCCUPATION),
     "by-occupation-no-threshold": ("gender", BY_OCCUPATION | {"loss.threshold": 1}),
     "three-quarters-young": ("gender", THREE_QUARTERS_YOUNG),
+    "three-quarters-young-threshold-0.2": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 0.2}),
     "three-quarters-young-no-threshold": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 1}),
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
 }
@@ -92,7 +93,11 @@ STUDIES = {
     ),
     "uneven": Study(
         "three quarters of the people young",
-        {"a threshold of 0.4": "three-quarters-young", "no threshold": "three-quarters-young-no-threshold"},
+        {
+            "a threshold of 0.4": "three-quarters-young",
+            "a threshold of 0.2": "three-quarters-young-threshold-0.2",
+            "no threshold": "three-quarters-young-no-threshold",
+        },
     ),
     "by_occupation": Study(
         "four occupations three quarters women, four a quarter",

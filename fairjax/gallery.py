@@ -32,9 +32,9 @@ class Gallery(NamedTuple):
     prompts: Sequence[str]
     num: int  # of each prompt
 
-    def fill(self, pipeline: Pipeline, column: Column, setting: Setting, seed: int, model: str) -> int:
+    def fill(self, pipeline: Pipeline, column: Column, setting: Setting, seed: int) -> int:
         """Makes the images that are not there yet; returns how many those were."""
-        made_by = {"model": model, "adapter": column.digest, "seed": seed} | setting._asdict()
+        made_by = {"model": pipeline.digest, "adapter": column.digest, "seed": seed} | setting._asdict()
         rows = list(np.ndindex(len(self.prompts), self.num))
         labels = [json.dumps(made_by | {"row": row, "prompt": self.prompts[row[0]]}) for row in rows]
         paths = [self.path(column, *row) for row in rows]

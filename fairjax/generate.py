@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     guidance = options.guidance if options.guidance is not None or not run else config.training.guidance_scale
     setting = Setting(options.steps, pipeline.guidance_scale if guidance is None else guidance, options.solver)
     gallery = Gallery(options.output, options.prompts, options.num)
-    made = [gallery.fill(pipeline, column, setting, options.seed, options.model or config.model) for column in columns]
+    made = [gallery.fill(pipeline, column, setting, options.seed) for column in columns]
     gallery.picture(columns)
     kept = len(columns) * len(options.prompts) * options.num - sum(made)
     print(f"wrote {sum(made)} images to {options.output}" + f", which had {kept} of them already" * bool(kept))

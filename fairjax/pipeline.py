@@ -23,7 +23,7 @@ from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.hub import PORTRAITS, find
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
-from fairjax.models.functional import Network, Params, cast, functional, in_chunks
+from fairjax.models.functional import Network, Params, cast, digest, functional, in_chunks
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
 
@@ -109,6 +109,11 @@ class Pipeline:
     def revision(self) -> str | None:
         """The hub's commit that this was read from; None for a folder."""
         return self.folder.name if self.folder.parent.name == "snapshots" else None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells models apart by their weights, as they were read."""
+        return digest(self.params)
 
     def compact(self, params: dict[str, Params], but: Container[str] = ()) -> dict[str, Params]:
         """`params` with UNet and autoencoder in the type that they compute in, to save memory.

@@ -1,6 +1,7 @@
 """The results of a comparison, by hand; and what the marked grid shows where."""
 
 import errno
+import hashlib
 import io
 import json
 import re
@@ -44,7 +45,7 @@ def comparison(tmp_path_factory):
     judge = Judge(FixedBox(), (Classifier.make(config, HEADS, 8),), None)
     target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125), {"pilot": (0.5, 0, 0.5, 0)})
     config = load(Experiment, None, {"evaluation.images_per_prompt": 4})
-    pipeline, run = SimpleNamespace(revision="abc"), tmp_path_factory.mktemp("run")
+    pipeline, run = SimpleNamespace(revision="abc", digest="d1"), tmp_path_factory.mktemp("run")
     return Comparison(pipeline, judge, {}, target, PROMPTS, config, run)
 
 
@@ -92,6 +93,8 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     assert len(below_gender) == 4 and all(re.fullmatch(r"\d\.\d\d–\d\.\d\d", cell) for cell in below_gender)
     results = json.loads((comparison.folder / "results.json").read_text())
     assert results["steps"] == 3 and results["model"] == "portraits" and results["revision"] == "abc"
+    assert results["weights"] == {"model": "d1", "judge": hashlib.sha256().hexdigest()}  # a judge without any
+    assert results["config"]["evaluation"]["images_per_prompt"] == 4
     assert results["fair_floor"]["gender x age"] == pytest.approx(fair_floor(4, 4))
     assert results["per_prompt"][1]["before"]["gender"]["bias"] == pytest.approx(1 / 3)
     assert results["targets"]["age"] == pytest.approx({"young": (0.75 + 1) / 2, "old": 0.125})
@@ -151,7 +154,7 @@ class Painter:
     """Stands for a pipeline: paints what it is asked for, and tells how often it was."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.digest = [], "d1"
 
     def generate(self, texts, count, *, first, on_batch, bundle, **how):
         self.asked.append((first, tuple(texts)))
@@ -159,8 +162,8 @@ class Painter:
         return np.full((len(texts), count, 32, 32, 3), len(self.asked), np.uint8)
 
 
-def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_path):
-    """A run that goes on for more steps must not be measured by what an earlier adapter drew."""
+def test_images_are_kept_for_the_same_weights_and_settings_only(comparison, tmp_path):
+    """Pictures of an earlier adapter, or of another model in the same folder, must not be measured for those of now."""
     painter, told = Painter(), []
     (classifier,) = comparison.judge.classifiers
     params = {"locator": {}, "classifiers": [classifier.network.init(jax.random.key(0))]}
@@ -178,6 +181,8 @@ def test_images_are_kept_for_the_same_adapter_and_settings_only(comparison, tmp_
     assert asked(adapter) == 2 and asked(adapter) == 0
     (tmp_path / "samples" / "after-0001.npz").unlink()  # killed before the second prompt
     assert asked(adapter) == 1
+    assert asked(changed) == 2 and asked(changed) == 0
+    painter.digest = "d2"
     assert asked(changed) == 2 and asked(changed) == 0
     for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}, {"batch_size": 4}):
         assert asked(changed, **setting) > 0, setting

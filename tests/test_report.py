@@ -59,6 +59,7 @@ def page(tmp_path_factory):
         "model": "portraits", "adapter": f"runs/{EVIL}", "images_per_prompt": 64, "classifiers": [EVIL],
         "num_steps": 12, "detector": EVIL, "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1,
         "versions": {EVIL: EVIL},
+        "weights": {"model": "0" * 64, EVIL: "f" * 64},
         "columns": {name: {"words": "{prompt}" if name != EVIL else EVIL} for name in COLUMNS},
         **measured(rng),
         "paired": [DIFFERENCE, DIFFERENCE | {"measure": "total_variation", "low": None, "p_value": None}],

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from fairjax import files, parallel
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import Experiment, SettingSection
+from fairjax.models.functional import digest
 from fairjax.pipeline import Pipeline
 
 BASE = "before"
@@ -34,11 +34,7 @@ class Column(NamedTuple):
     @property
     def digest(self) -> str:
         """Tells adapters apart."""
-        digest = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.bundle):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        return digest.hexdigest()
+        return digest(self.bundle)
 
     @property
     def file_name(self) -> str:
@@ -73,7 +69,7 @@ class Setting(NamedTuple):
 class Studio:
     """Makes images, a few prompts at a time, and keeps them: the same asked for again is read.
 
-    Images that the folder holds already are not made again, if the same adapter, words and settings made them.
+    Images that the folder holds already are not made again, if the same weights, words and settings made them.
     """
 
     def __init__(self, pipeline: Pipeline, config: Experiment, folder: Path):
@@ -92,7 +88,7 @@ class Studio:
         """
         section = self.config.evaluation
         together = max(1, section.batch_size // section.images_per_prompt)
-        made_by = {"model": self.config.model, "adapter": column.digest, "seed": section.seed} | setting._asdict()
+        made_by = {"model": self.pipeline.digest, "adapter": column.digest, "seed": section.seed} | setting._asdict()
         made_by["images_per_prompt"] = section.images_per_prompt
         for place in range(0, len(prompts), together):
             texts = [column.words.replace(_PROMPT, text) for text in prompts[place : place + together]]

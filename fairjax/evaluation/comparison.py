@@ -24,7 +24,7 @@ from fairjax.evaluation.scores import Names, Scoring, paired
 from fairjax.faces.judges import RECOGNITION, Judge, Semantics, TextTower
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Target, per_prompt
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, digest
 from fairjax.pipeline import Pipeline
 from fairjax.prompts import Prompt
 
@@ -159,11 +159,14 @@ class Comparison:
             "revision": self.pipeline.revision,
             "detector": self.config.judges.detector,
             "classifiers": list(self.config.judges.evaluation),
+            "weights": {"model": self.pipeline.digest, "judge": digest(self.params)}
+            | {name: digest(params) for name, (_, params) in self.networks.semantics.items()},
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
             **self.setting._asdict(),
             "targets": self._wished(range(len(self.prompts))),
             "versions": {"fairjax": __version__} | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
+            "config": self.config.model_dump(mode="json"),
             "fair_floor": {
                 " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
                 for names in self.scoring.counted()

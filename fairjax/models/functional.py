@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 Params = dict[Any, Any]
@@ -70,6 +72,15 @@ def in_chunks(function: Callable[..., Any], size: int | None, *trees: Any) -> An
 def num_params(tree: Params) -> int:
     """How many numbers a (possibly abstract) parameter tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of a tree's arrays and of their names: tells weights apart, wherever they were read from."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def misfits(problems: Mapping[str, Sequence[str]], listed: int = 3) -> str:
