@@ -36,13 +36,14 @@ def join(options: argparse.Namespace) -> None:
     """Joins the other processes, if there are any; to be called before anything asks JAX for its devices.
 
     Raises:
-        UserError: one line, for options that are incomplete or no numbers, or where the others do not answer.
+        UserError: one line, for options that are incomplete or no numbers, for a Slurm step that would leave GPUs idle,
+            or where the others do not answer.
     """
     given = {name: getattr(options, name) or os.environ.get(variable) for name, (variable, *_) in _FLAGS.items()}
     if any(given.values()):
         arguments = _explicit(given)
     elif options.distributed or _evident():
-        arguments = {}
+        arguments = _gpus_of_slurm()
     else:
         return
     import jax
@@ -55,6 +56,7 @@ def join(options: argparse.Namespace) -> None:
 
 
 def _explicit(given: dict[str, str | None]) -> dict[str, str | int]:
+    """As given, and nothing is to be taken from Slurm or MPI: JAX would take one GPU for each process, too."""
     for name, value in given.items():
         if value is None:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in _FLAGS)
@@ -70,11 +72,36 @@ def _explicit(given: dict[str, str | None]) -> dict[str, str | int]:
     address, _, port = given["coordinator"].rpartition(":")
     if not address or not port.isdecimal():
         raise UserError(f"--coordinator = {given['coordinator']!r} must be HOST:PORT")
-    return {"coordinator_address": given["coordinator"], **numbers}
+    return {"coordinator_address": given["coordinator"], **numbers, "cluster_detection_method": "deactivate"}
+
+
+def _gpus_of_slurm() -> dict[str, list[int]]:
+    """Which GPUs are this process's, where JAX would be wrong: of a Slurm step it takes one for each task.
+
+    An empty list leaves it all that it sees: of a node's only task, or of tasks to which Slurm has dealt them out.
+    """
+    tasks, nodes, gpus = (_number(f"SLURM_{name}") for name in ("STEP_NUM_TASKS", "STEP_NUM_NODES", "GPUS_ON_NODE"))
+    if not (tasks and nodes) or os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = len(visible.split(",")) if visible else gpus
+    if tasks == nodes or (gpus and seen * tasks == gpus * nodes):
+        return {"local_device_ids": []}
+    if gpus and tasks != gpus * nodes:
+        raise UserError(
+            f"SLURM_STEP_NUM_TASKS = {tasks} on {nodes} nodes of {gpus} GPUs: start one task a node "
+            f"(srun --ntasks-per-node=1), which has all of its GPUs, or one a GPU (srun --ntasks-per-node={gpus})"
+        )
+    return {}
+
+
+def _number(variable: str) -> int:
+    """0 where the environment has none."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdecimal() else 0
 
 
 def _evident() -> bool:
     """Whether the environment says that this is one of several processes that were started together."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")  # of an srun, not of the allocation
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return (tasks.isdecimal() and int(tasks) > 1) or len(hosts) > 1
+    return _number("SLURM_STEP_NUM_TASKS") > 1 or len(hosts) > 1  # of an srun, not of the allocation

@@ -1,5 +1,6 @@
 """Several hosts: two processes of four devices each make the run that one process of eight makes."""
 
+import argparse
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from devices import flags
@@ -16,9 +18,10 @@ from small_world import arguments
 
 import eval as eval_program
 import train as train_program
-from fairjax import parallel
+from fairjax import cluster, parallel
 from fairjax.config import Experiment
 from fairjax.convert.adapters import EMBEDDINGS_FILE, LORA_FILE
+from fairjax.schema import UserError
 from fairjax.training.run import check
 
 RUN = (
@@ -142,3 +145,89 @@ def test_what_was_compiled_once_is_not_compiled_again(runs, small_world, tmp_pat
 def test_options_that_do_not_fit_are_one_line(options, message, mistake, tmp_path):
     assert message in mistake(train_program.main, "--output", tmp_path / "run", *options.split())
     assert message in mistake(eval_program.main, "--adapter", tmp_path, *options.split())
+
+
+FOUND = "--coordinator", "a:1", "--num-processes", "4", "--process-id", "2"
+AS_GIVEN = {
+    "coordinator_address": "a:1", "num_processes": 4, "process_id": 2, "cluster_detection_method": "deactivate",
+}  # fmt: skip
+EIGHT = "0,1,2,3,4,5,6,7"
+
+
+def slurm(tasks, nodes, gpus=None, visible=None):
+    """What `srun` tells one of its tasks."""
+    told = {
+        "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": tasks, "SLURM_STEP_NUM_TASKS": tasks,
+        "SLURM_STEP_NUM_NODES": nodes, "SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_GPUS_ON_NODE": gpus,
+        "CUDA_VISIBLE_DEVICES": visible,
+    }  # fmt: skip
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+def joined(monkeypatch, environment, *argv):
+    """What `jax.distributed.initialize` is told there; None where nobody is to be joined."""
+    for name in {*os.environ}:
+        if name.startswith(("JAX_", "SLURM_", "TPU_", "CUDA_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **told: calls.append(told))
+    parser = argparse.ArgumentParser()
+    cluster.add_options(parser)
+    cluster.join(parser.parse_args(argv))
+    return calls[0] if calls else None
+
+
+@pytest.mark.parametrize(
+    ("environment", "argv", "told"),
+    [
+        ({}, (), None),
+        ({}, FOUND, AS_GIVEN),
+        (slurm(4, 4, 8), FOUND, AS_GIVEN),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}, (), AS_GIVEN),
+        ({"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}, FOUND, AS_GIVEN),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, (), None),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, (), {}),
+        ({}, ("--distributed",), {}),
+        (slurm(1, 1, 8, EIGHT), (), None),
+        (slurm(1, 1, 8, EIGHT), ("--distributed",), {"local_device_ids": []}),
+        (slurm(4, 4, 8, EIGHT), (), {"local_device_ids": []}),
+        (slurm(4, 4, 8), (), {"local_device_ids": []}),
+        (slurm(4, 4), (), {"local_device_ids": []}),  # GPUs, if any, that Slurm does not know
+        (slurm(32, 4, 8, EIGHT), (), {}),
+        (slurm(32, 4, 8, "5"), (), {"local_device_ids": []}),  # --gpus-per-task=1
+        (slurm(8, 4, 8, "0,1,2,3"), (), {"local_device_ids": []}),
+        (slurm(8, 4), (), {}),
+        (slurm(8, 4, 8, EIGHT) | {"JAX_LOCAL_DEVICE_IDS": "0,1,2,3"}, (), {}),
+    ],
+)
+def test_each_process_knows_the_others_and_its_own_devices(environment, argv, told, monkeypatch):
+    """No options stand for what JAX finds itself; an empty list of devices for all that the process sees."""
+    assert joined(monkeypatch, environment, *argv) == told
+
+
+@pytest.mark.parametrize(("tasks", "visible"), [(8, EIGHT), (8, None), (64, EIGHT), (9, EIGHT)])
+def test_a_slurm_step_that_would_leave_gpus_idle_is_one_line(tasks, visible, monkeypatch):
+    """JAX gives each task one of the node's GPUs: two tasks would have two of eight."""
+    both = r"one task a node \(srun --ntasks-per-node=1\), .* or one a GPU \(srun --ntasks-per-node=8\)$"
+    with pytest.raises(UserError, match=rf"^SLURM_STEP_NUM_TASKS = {tasks} on 4 nodes of 8 GPUs: start {both}"):
+        joined(monkeypatch, slurm(tasks, 4, 8, visible))
+
+
+@pytest.mark.parametrize(
+    "argv", [["--distributed"], [*FOUND[:1], "localhost:{}", "--num-processes=1", "--process-id=0"]]
+)
+def test_the_only_task_of_a_node_has_all_of_its_gpus(argv):
+    """As JAX itself understands it, that would else make the first visible alone."""
+    program = (
+        "import argparse, sys, jax; from fairjax import cluster; parser = argparse.ArgumentParser();"
+        "cluster.add_options(parser); cluster.join(parser.parse_args());"
+        "print(jax.process_count(), jax.config.read('jax_cuda_visible_devices'))"
+    )
+    port = str(free_port())
+    environment = os.environ | slurm(1, 1, 8, EIGHT) | {"JAX_COORDINATOR_PORT": port, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", program, *(part.format(port) for part in argv)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "1 all"
