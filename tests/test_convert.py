@@ -1,13 +1,15 @@
 """`python -m fairjax.convert`: what diffusers draws with what it writes is what fairjax draws, and files come back."""
 
+import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
 from running import full_disk
 from safetensors.numpy import load_file, save_file
 
@@ -17,7 +19,7 @@ from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.convert import adapters, kohya
 from fairjax.convert.__main__ import main
-from fairjax.convert.bundles import load_adapter, save_adapter
+from fairjax.convert.bundles import load_adapter, save_adapter, save_pipeline
 from fairjax.hub import find
 from fairjax.pipeline import Pipeline, image_keys
 
@@ -101,6 +103,31 @@ def test_diffusers_draws_the_same_with_the_adapter_and_with_the_merged_pipeline(
     assert np.abs(by_diffusers(whole, pipeline, prefix) - ours).mean() / 255 <= 1e-3
     if not prefix:  # fairjax reads it back, too
         assert np.abs(by_us(Pipeline.from_pretrained(tmp_path / "whole"), {}) - ours).max() <= 1
+
+
+def test_of_a_pipeline_with_a_safety_checker_the_index_names_what_is_written(pipeline, tmp_path):
+    """diffusers reads every part that an index names, and Stable Diffusion's names two more than are written."""
+    source = tmp_path / "source"
+    shutil.copytree(find("portraits"), source, ignore=shutil.ignore_patterns("*.safetensors"))
+    pipeline = dataclasses.replace(pipeline, folder=source)
+    theirs = {
+        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.6.0",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "scheduler": ["diffusers", "PNDMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    (source / "model_index.json").write_text(json.dumps(theirs))
+    save_pipeline({}, pipeline, tmp_path / "with")
+    whole = StableDiffusionPipeline.from_pretrained(tmp_path / "with")
+    assert whole.safety_checker is whole.feature_extractor is None and not whole.config.requires_safety_checker
+    assert isinstance(whole.scheduler, PNDMScheduler)  # the one that the source has
+
+    (source / "model_index.json").unlink()  # fairjax reads a folder without one, diffusers does not
+    save_pipeline({}, pipeline, tmp_path / "without")
+    whole = StableDiffusionPipeline.from_pretrained(tmp_path / "without")
+    assert isinstance(whole.scheduler, DPMSolverMultistepScheduler)
 
 
 def test_diffusers_importer_reads_kohyas_names(run, bundle, pipeline, tmp_path):

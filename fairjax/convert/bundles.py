@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fairjax import files
+from fairjax import files, kinds
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
@@ -21,8 +21,15 @@ from fairjax.config import ADAPTER
 from fairjax.convert import adapters, folders
 from fairjax.pipeline import Pipeline
 
-_COPIED = ("model_index.json", "scheduler/*", "tokenizer/*")
+_COPIED = ("scheduler/*", "tokenizer/*")
 """Of a pipeline's folder, what is not written anew."""
+
+_CLASSES = {
+    "text_encoder": ("transformers", "CLIPTextModel"), "tokenizer": ("transformers", "CLIPTokenizer"),
+    "unet": ("diffusers", "UNet2DConditionModel"), "vae": ("diffusers", "AutoencoderKL"),
+    "scheduler": ("diffusers", "DPMSolverMultistepScheduler"),
+}  # fmt: skip
+"""What diffusers reads each part of a pipeline's folder as, where the index of its source says nothing else."""
 
 
 def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: Path) -> None:
@@ -56,6 +63,7 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
         copy.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(copy) as partial:
             partial.write_bytes(path.read_bytes())
+    folders.write_json(folder / kinds.INDEX, _index(pipeline.folder))
     merged = bundles.merge(pipeline.params, bundle)
     for name, stem in (("text_encoder", "model"), ("unet", folders.WEIGHTS), ("vae", folders.WEIGHTS)):
         fields = folders.read_json(pipeline.folder / name / "config.json")
@@ -67,6 +75,15 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
         tokenizer = type(pipeline.tokenizer).from_pretrained(pipeline.folder / "tokenizer")
         tokenizer.add_tokens([adapters.SOFT_TOKEN, *(f"{adapters.SOFT_TOKEN}_{i}" for i in range(1, count))])
         tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def _index(source: Path) -> dict[str, Any]:
+    """`model_index.json` of what is written, and of no more: diffusers looks for every part that it names."""
+    path = source / kinds.INDEX
+    theirs = folders.read_json(path) if path.is_file() else {}
+    parts = {name: theirs.get(name, usual) for name, usual in _CLASSES.items()}
+    left_out = dict.fromkeys(("safety_checker", "feature_extractor"), (None, None))
+    return {"_class_name": kinds.PIPELINE, **parts, **left_out, "requires_safety_checker": False}
 
 
 def load_adapters(sources: Sequence[str | Path], pipeline: Pipeline) -> Bundle:
