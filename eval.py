@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     parallel.prepare()
     cluster.join(options)
     config = with_sweep(config) if options.sweep else config
-    evaluate(config, options.adapters, Console(quiet=not parallel.is_first()))
+    evaluate(config, options.adapters, Console(quiet=not parallel.is_first()), ["python", "eval.py", *argv])
 
 
 if __name__ == "__main__":

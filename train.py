@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         dry_run(config, resume, console, options.topology)
         return
-    run(config, resume, console)
+    run(config, resume, console, ["python", "train.py", *argv])
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const behind = e => { for (; e; e = e.parentElement) {
     const c = parts(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+  const own = e => [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.textContent.trim());
   const low = [];
-  for (const e of document.querySelectorAll('h1,h2,h3,h4,p,td,th,a,small,figcaption,pre,dt,dd,summary')) {
-    const [a, b] = [light(parts(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-    if (e.textContent.trim() && (a + 0.05) / (b + 0.05) < 4.5) low.push(e.tagName + ': ' + e.textContent.slice(0, 30));
+  for (const e of document.querySelectorAll('body *')) {
+    if (!own(e) || ['STYLE', 'title'].includes(e.tagName)) continue;
+    const style = getComputedStyle(e), ink = parts(e instanceof SVGElement ? style.fill : style.color);
+    const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) low.push(`${e.tagName}: ${e.textContent.trim().slice(0, 30)}`);
   }
   return low;
 }

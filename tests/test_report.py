@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairjax.evaluation import report
+from fairjax.evaluation import grid, plots, report
 from fairjax.fairness.attributes import Attribute
 
 HERE = Path(__file__).parent
@@ -18,8 +18,10 @@ ATTRIBUTES = (
     Attribute("skin_tone", ("light", "medium", "tan", "deep")),
     Attribute("age", ("young", '<i class="x">old')),
 )
+GENDER, TONE, AGE = ATTRIBUTES
 EVIL = '<script>document.title = "taken over"</script> & "quoted"'
 COLUMNS = ("before", "after", EVIL)
+KINDS = ("trained", "held_out")
 PRESERVED = {
     "similarity": {"after": 0.873, EVIL: 0.5},
     "diversity": {"before": 0.1, "after": None, EVIL: 0.2},
@@ -32,33 +34,55 @@ DIFFERENCE = {
     "low": -0.3, "high": -0.1, "p_value": 0.0001,
 }  # fmt: skip
 PROMPTS = [EVIL, *(f"a person who works as a maker of number {i}, seen from quite far away" for i in range(11))]
+HELD_OUT = 7
+"""The first prompt that is held out."""
+
+SECTIONS = {
+    "numbers": "Numbers", "differences": "Differences", "prompts": "By prompt", "settings": "Other settings",
+    "classes": "Classes", "pictures": "Pictures", "training": "Training", "made": "How this was made",
+    "limits": "Limits",
+}  # fmt: skip
 
 
-def entry(rng, classes, targeted, share=None):
-    shares = rng.dirichlet(np.ones(len(classes))) if share is None else np.array([share, 1 - share])
+def entry(rng, attribute):
+    shares = rng.dirichlet(np.ones(len(attribute.classes)))
     found = {
-        "bias": float(np.abs(shares[:, None] - shares).mean()), "frequencies": dict(zip(classes, shares, strict=True)),
-        "bias_interval": [0.1, 0.3], "bias_without_floor": 0.2, "bias_without_floor_interval": [0.05, 0.3],
+        "bias": float(np.abs(shares[:, None] - shares).mean()), "bias_interval": [-0.1, 0.3],
+        "bias_without_floor": 0.2, "bias_without_floor_interval": [0.05, 0.3],
+        "frequencies": dict(zip(attribute.classes, map(float, shares), strict=True)),
+        "frequencies_interval": {label: [0.05, 0.95] for label in attribute.classes},
     }  # fmt: skip
-    return found | ({"total_variation": 0.2, "fair_total_variation": 0.05} if targeted else {})
+    if attribute is AGE:
+        return found
+    return found | {
+        "total_variation": float(rng.uniform(0.1, 0.9)), "total_variation_interval": [0.15, 0.65],
+        "fair_total_variation": 0.05, "total_variation_without_floor": 0.11, "divergence": None,
+        "total_variation_without_floor_interval": [0.01, 0.21], "fair_divergence": 0.02,
+    }  # fmt: skip
 
 
 def scores(rng):
-    entries = {a.name: entry(rng, a.classes, a.name != "age") for a in ATTRIBUTES}
-    return entries | {"recognised": 0.9, "no_face": 0.01, "low_confidence": 0.1}
+    return {a.name: entry(rng, a) for a in ATTRIBUTES} | {"recognised": 0.9, "no_face": 0.01, "low_confidence": 0.1}
 
 
 def measured(rng):
-    return {name: {kind: scores(rng) for kind in ("trained", "held_out")} for name in COLUMNS}
+    return {name: {kind: scores(rng) for kind in KINDS} for name in COLUMNS}
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
-    results = {
+def wished(index):
+    """Every prompt its own share of women; tones even."""
+    women = 0.2 + 0.05 * index
+    return {"gender": {"female": women, "male": 1 - women}, "skin_tone": dict.fromkeys(TONE.classes, 0.25)}
+
+
+@pytest.fixture
+def results():
+    rng = np.random.default_rng(0)
+    found = {
         "model": "portraits", "adapter": f"runs/{EVIL}", "images_per_prompt": 64, "classifiers": [EVIL],
         "num_steps": 12, "detector": EVIL, "solver": "ddim", "guidance_scale": 1.0, "evaluation_seed": 1,
         "versions": {EVIL: EVIL},
+        "command": "python eval.py --adapter 'a folder; rm -rf /'",
         "weights": {"model": "0" * 64, EVIL: "f" * 64},
         "columns": {name: {"words": "{prompt}" if name != EVIL else EVIL} for name in COLUMNS},
         **measured(rng),
@@ -68,28 +92,43 @@ def page(tmp_path_factory):
             {"num_steps": 50, "guidance_scale": 1.0, "solver": "ddim", "columns": measured(rng)},
             {"num_steps": 12, "guidance_scale": 12.0, "solver": "ddim", "columns": measured(rng)},
         ],
-        "preservation": {"image_semantics": dict.fromkeys(("trained", "held_out"), PRESERVED)},
+        "preservation": {"image_semantics": dict.fromkeys(KINDS, PRESERVED)},
         "fair_floor": {"gender": 0.1, "skin_tone": 0.07, "age": 0.1},
-        "targets": {"gender": {"female": 0.5, "male": 0.5}, "skin_tone": dict.fromkeys(ATTRIBUTES[1].classes, 0.25)},
+        "even": {"gender": False, "skin_tone": True},
         "per_prompt": [
-            {"prompt": text, "held_out": i > 6} | {name: scores(rng) for name in COLUMNS}
+            {"prompt": text, "held_out": i >= HELD_OUT, "wished": wished(i)} | {name: scores(rng) for name in COLUMNS}
             for i, text in enumerate(PROMPTS)
         ],
     }  # fmt: skip
+    found["before"]["held_out"]["gender"]["fair_total_variation"] = 0.06
+    return found
 
-    def picture(size, has_face):
-        image = rng.integers(0, 255, (size, size, 3)).astype(np.uint8)
-        probs = {a.name: rng.dirichlet(np.ones(len(a.classes))) for a in ATTRIBUTES}
-        return report.picture(image, probs, has_face, np.array([10.0, 5.0, 40.0, 60.0]), ATTRIBUTES)
 
-    pictures = [picture(64, True), picture(64, False), picture(300, True)]
-    sides = [(EVIL, [report.Side(name, pictures) for name in COLUMNS])]
-    log = folder / "log.jsonl"
+def side(name, size=64):
+    """Two prompts by four pictures, of the first of which the third shows no face."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 255, (2, 4, size, size, 3)).astype(np.uint8)
+    probs = {a.name: rng.dirichlet(np.ones(len(a.classes)), (2, 4)) for a in ATTRIBUTES}
+    has_face = np.array([[True, True, False, True], [True] * 4])
+    return grid.Side(name, images, probs, has_face, np.tile([10.0, 5.0, 40.0, 60.0], (2, 4, 1)))
+
+
+@pytest.fixture
+def log(tmp_path):
     rows = [{"step": step, "loss": 1 / step, "bias/gender": None if step == 3 else 0.5} for step in range(1, 80)]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 80, "lo')
-    command = ["python", "eval.py", "--adapter", "a folder; rm -rf /"]
-    report.write(folder / "report.html", results, ATTRIBUTES, sides, command, "model: <portraits>\n", log)
-    return folder / "report.html"
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 80, "lo')
+    return path
+
+
+@pytest.fixture
+def page(tmp_path, results, log):
+    sides = [grid.by_prediction(side(name, 300 if name == EVIL else 64), ["gender"], 4) for name in COLUMNS]
+    curves = plots.curves({"after": log, EVIL: log})
+    report.write(
+        tmp_path / "report.html", results, ATTRIBUTES, sides, [EVIL, "a pilot"], "model: <portraits>\n", curves
+    )
+    return tmp_path / "report.html"
 
 
 def test_the_page_needs_nothing_else_and_escapes_everything(page):
@@ -104,12 +143,31 @@ def test_the_page_needs_nothing_else_and_escapes_everything(page):
 
 def test_a_picture_says_what_is_predicted_and_where_the_face_is():
     probs = {"gender": np.array([0.2, 0.8]), "skin_tone": np.eye(4)[3], "age": np.array([0.6, 0.4])}
-    image = np.zeros((100, 200, 3), np.uint8)
-    found = report.picture(image, probs, True, np.array([20.0, 25.0, 120.0, 150.0]), ATTRIBUTES)
+    image, box = np.zeros((100, 200, 3), np.uint8), np.array([20.0, 25.0, 120.0, 150.0])
+    found = report.picture(image, probs, True, box, ATTRIBUTES)
     assert found.alt == "male (80%), deep (100%), young (60%)"
     assert [(bar[1], bar[2]) for bar in found.bars] == [(0.8, "male 80%"), (1.0, "deep 100%"), (0.6, "young 60%")]
     assert found.box == pytest.approx((10, 25, 50, 75))  # in per cent, cut off at the edge
-    assert report.picture(image, probs, False, None, ATTRIBUTES)[3:] == ("no face", [], None)
+    assert report.picture(image, probs, False, box, ATTRIBUTES)[3:] == ("no face", [], None)
+
+
+def test_pictures_are_sorted_by_what_is_predicted_and_spread_over_all():
+    women = np.array([0.1, 0.9, 0.6, 0.3, 0.8, 0.95])
+    probs = {"gender": np.stack([women, 1 - women], -1)[None], "age": np.eye(2)[[0, 0, 1, 0, 1, 0]][None]}
+    images = np.arange(6, dtype=np.uint8).reshape(1, 6, 1, 1, 1).repeat(3, -1)
+    has_face = np.array([[True, True, True, True, True, False]])
+    pictures = grid.Side("before", images, probs, has_face, np.arange(24.0).reshape(1, 6, 4))
+
+    def order(names, count):
+        found = grid.by_prediction(pictures, names, count)
+        np.testing.assert_array_equal(found.boxes[0, :, 0], found.images[0, :, 0, 0, 0] * 4.0)  # all of a picture moves
+        np.testing.assert_array_equal(found.probs["gender"][0, :, 0], women[found.images[0, :, 0, 0, 0]])
+        return found.images[0, :, 0, 0, 0].tolist()
+
+    assert order(["gender"], 6) == [1, 4, 2, 0, 3, 5]  # women, then men, the surest first; no face last
+    assert order(["gender", "age"], 9) == [1, 4, 2, 0, 3, 5]
+    assert order(["age", "gender"], 6) == [1, 0, 3, 2, 4, 5]  # the young first, of them the woman
+    assert order(["gender"], 3) == [1, 2, 5]
 
 
 def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
@@ -117,14 +175,103 @@ def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
     log.write_text(
         "\n".join(json.dumps({"step": s, "loss": float(s % 2), "bias/x": 0.25}) for s in range(100)) + '\n{"st'
     )
-    loss, bias = report.curves(log)
-    assert (loss["title"], bias["title"]) == ("loss", "bias: x")
-    assert loss["end"] == "0.50" and loss["last"] == 99  # a mean of two
-    assert bias["end"] == "0.25" and len(bias["points"].split()) == 99
+    found = plots.curves({"after": log, "other": log, "gone": tmp_path / "none"})
+    assert list(found) == ["loss", "bias/x"] and all(list(by) == ["after", "other"] for by in found.values())
+    loss, bias = found["loss"]["after"], found["bias/x"]["other"]
+    assert set(loss.values) == {0.5} and (loss.steps[0], loss.steps[-1]) == (1, 99)  # means of two
+    assert set(bias.values) == {0.25} and len(bias.steps) == 99
     log.write_bytes(b"5\n{}\n\xff\n" + log.read_bytes())
-    assert report.curves(log) == [loss, bias]
+    again = plots.curves({"after": log})["loss"]["after"]
+    np.testing.assert_array_equal(again.values, loss.values)
     log.write_text("")
-    assert report.curves(log) == []
+    assert plots.curves({"after": log}) == {}
+    drawn = report.lines("loss", {"after": loss}, ["before", "after"])
+    ((name, colour, points, end),) = drawn["lines"]
+    assert (name, colour, end) == ("after", grid.marks(["before", "after"])[1], "0.50")
+    assert points.startswith("40.0,20.0 ") and points.endswith("700.0,20.0")
+
+
+def test_each_prompt_is_held_against_what_is_wished_of_it(results):
+    """The share of women, and of each prompt its own mark: one line for all would be wrong for every one of them."""
+    plot = plots.dumbbell(results, GENDER)
+    assert (plot.title, plot.share, plot.mark) == ("Share of female", True, "wished")
+    assert {row.title for row in plot.rows} == set(PROMPTS)
+    for row in plot.rows:
+        index = PROMPTS.index(row.title)
+        assert row.mark == pytest.approx(0.2 + 0.05 * index) and row.held_out == (index >= HELD_OUT)
+        told = [results["per_prompt"][index][name]["gender"]["frequencies"]["female"] for name in COLUMNS]
+        assert row.values == told
+    assert [row.held_out for row in plot.rows] == sorted(row.held_out for row in plot.rows)
+    drawn = report.dots(plot)
+    assert drawn["mark_value"] is None and len({row["mark_x"] for row in drawn["rows"]}) == len(PROMPTS)
+    results["per_prompt"][3]["after"]["gender"]["frequencies"]["female"] = None  # no picture of it shows a face
+    assert PROMPTS[3] not in {row.title for row in plots.dumbbell(results, GENDER).rows}
+
+
+def test_of_many_classes_the_distance_counts_where_the_target_is_not_even(results):
+    even = plots.dumbbell(results, TONE)
+    by_title = {prompt["prompt"]: prompt for prompt in results["per_prompt"]}
+    assert even.title == "Bias in skin tone" and not even.share and {row.mark for row in even.rows} == {0.07}
+    assert report.dots(even)["mark_value"] == pytest.approx(0.07)
+    for row in even.rows:
+        assert row.values == [by_title[row.title][name]["skin_tone"]["bias"] for name in COLUMNS]
+    results["even"]["skin_tone"] = False
+    uneven = plots.dumbbell(results, TONE)
+    assert uneven.title == "Skin tone: distance to what is wished" and {row.mark for row in uneven.rows} == {0.05}
+    for row in uneven.rows:
+        assert row.values == [by_title[row.title][name]["skin_tone"]["total_variation"] for name in COLUMNS]
+
+
+def test_the_sweep_shows_what_counts_with_its_intervals_and_its_floor(results):
+    for name, what, floor, ends in (
+        ("gender", "total_variation", {"trained": 0.05, "held_out": 0.06}, [0.15, 0.65]),
+        ("skin_tone", "bias", {"trained": 0.07, "held_out": 0.07}, [-0.1, 0.3]),
+    ):
+        for kind, plot in zip(KINDS, plots.sweep(results, name), strict=True):
+            assert [row.title for row in plot.rows] == ["12 steps, guidance 1.0, ddim", "50 steps", "guidance 12.0"]
+            measured_at = [results, *(setting["columns"] for setting in results["sweep"])]
+            for row, setting in zip(plot.rows, measured_at, strict=True):
+                assert row.values == [setting[column][kind][name][what] for column in COLUMNS]
+                assert row.intervals == [ends] * 3
+                assert row.mark == setting["before"][kind][name].get("fair_" + what, floor[kind])
+            assert plot.rows[0].mark == floor[kind]
+    del results["sweep"]
+    assert plots.sweep(results, "gender") == []
+
+
+def test_the_target_is_measured_by_what_counts_for_it(results):
+    """An uneven target is no bias to bring down: its distance is the target, with its floors and intervals."""
+    main, other = plots.numbers(results)
+    rows = {line.title: line for line in main}
+    assert list(rows) == [
+        "gender", "gender, distance to what is wished", "gender, distance to what is wished, without what chance adds",
+        "skin tone", "skin tone, without what chance adds", "age",
+    ]  # fmt: skip
+    assert [title for title, line in rows.items() if line.target] == ["gender, distance to what is wished", "skin tone"]
+    distance = rows["gender, distance to what is wished"]
+    assert distance.fair == [0.05, 0.06]  # of trained and held-out prompts, whose targets differ
+    entries = [results[column][kind]["gender"] for kind in KINDS for column in COLUMNS]
+    assert distance.cells == [(entry["total_variation"], [0.15, 0.65]) for entry in entries]
+    without = rows["gender, distance to what is wished, without what chance adds"]
+    assert without.fair == [0, 0] and set(map(str, without.cells)) == {str(plots.Cell(0.11, [0.01, 0.21]))}
+    assert rows["skin tone"].fair == [0.07, 0.07]
+    # a divergence that is infinite everywhere has no row, one that is somewhere finite has
+    assert [line.title for line in other] == [
+        "skin tone, distance to what is wished", "skin tone, distance to what is wished, without what chance adds"
+    ]  # fmt: skip
+    results["after"]["trained"]["gender"] |= {"divergence": 0.4, "divergence_interval": [0.3, 0.5]}
+    _, (divergence, *_) = plots.numbers(results)
+    assert divergence.title == "gender, divergence from what is wished" and divergence.fair == [0.02, 0.02]
+    assert divergence.cells[1] == (0.4, [0.3, 0.5]) and divergence.cells[0] == (None, None)
+
+
+def test_class_bars_are_held_against_what_is_wished_of_their_kind(results):
+    trained, held_out, *others = plots.frequencies(results, ATTRIBUTES)
+    assert trained.wished[0] == pytest.approx(np.mean([0.2 + 0.05 * i for i in range(HELD_OUT)]))
+    assert held_out.wished[0] == pytest.approx(np.mean([0.2 + 0.05 * i for i in range(HELD_OUT, len(PROMPTS))]))
+    assert [plot.wished is None for plot in others] == [False, False, True, True]  # nothing is wished of ages
+    assert trained.bars[1].shares == list(results["after"]["trained"]["gender"]["frequencies"].values())
+    assert trained.bars[1].intervals == [[0.05, 0.95]] * 2
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +282,43 @@ def browser():
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     with browsing.browser() as running:
         yield running
+
+
+def test_nothing_is_missing(page, browser):
+    """Every section and its link, and as much in each as there is to show."""
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    told = tab.evaluate("[...document.querySelectorAll('h2')].map(h => [h.id, h.textContent])")
+    links = tab.evaluate("[...document.querySelectorAll('nav a')].map(a => [a.hash.slice(1), a.textContent])")
+    assert dict(told) == dict(links) == SECTIONS and len(told) == len(links) == len(SECTIONS)
+    inside = """selector => { const found = {}; let at = '';
+      for (const e of document.querySelectorAll('main *')) {
+        if (e.tagName === 'H2') at = e.id;
+        if (e.matches(selector)) found[at] = (found[at] || 0) + 1;
+      } return found; }"""
+    of = len(COLUMNS)
+    for selector, count in {
+        "table": {"numbers": 3, "differences": 1, "prompts": 2, "settings": 4},
+        "tr.target": {"numbers": 2},
+        "svg": {"prompts": 2, "settings": 4, "training": 2},
+        "circle": {"prompts": 2 * len(PROMPTS) * of, "settings": 4 * 3 * of},
+        "line.mark": {"prompts": 2 * len(PROMPTS), "settings": 4 * 3},
+        "polyline": {"training": 2 * 2},
+        ".bar": {"classes": 6 * of + 4},  # of each column, and what is wished of gender and tone
+        ".bar span": {"classes": 2 * (2 + 4 + 2) * of + 2 * (2 + 4)},
+        "img": {"pictures": 2 * of * 4},
+        ".frame i": {"pictures": 2 * of * 4 - of},  # one shows no face
+        ".bars span": {"pictures": (2 * of * 4 - of) * len(ATTRIBUTES)},
+        "pre.command": {"made": 1},
+    }.items():
+        assert tab.evaluate(inside, selector) == count, selector
+    alts = tab.evaluate("[...document.querySelector('.pictures').querySelectorAll('img')].map(i => i.alt)")
+    first = [alt.removeprefix(f"{EVIL}, before: ") for alt in alts]
+    assert first[-1] == "no face"
+    predicted = [re.match(r"(female|male) \((\d+)%\)", alt).groups() for alt in first[:-1]]
+    assert predicted == sorted(predicted, key=lambda told: (told[0] == "male", -int(told[1])))
+    assert {label for label, _ in predicted} == {"female", "male"}
+    tab.close()
 
 
 @pytest.mark.parametrize("width", [1100, 390])

@@ -30,6 +30,7 @@ class Column(NamedTuple):
     name: str
     bundle: Bundle
     words: str = _PROMPT  # what each prompt becomes
+    log: Path | None = None  # of the adapter's training
 
     @property
     def digest(self) -> str:

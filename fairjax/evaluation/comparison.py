@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -11,13 +10,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from fairjax import __version__, files, parallel, schema
 from fairjax.config import Experiment
-from fairjax.evaluation import data, grid, preservation, report, scores
+from fairjax.evaluation import data, grid, plots, preservation, report, scores
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.measuring import Seen, classify, part, together
 from fairjax.evaluation.scores import Names, Scoring, paired
@@ -125,7 +125,7 @@ class Comparison:
         return Measured(together(seen), {name: np.concatenate(parts) for name, parts in embedded.items()}, kept)
 
     def finish(self, console: Console, about: dict[str, Any]) -> dict[str, Any]:
-        """Writes `results.json`, `report.html` and `before_after.png`, prints the table, returns the results."""
+        """Writes `results.json`, `report.html` and pictures, prints the table, returns the results."""
         section = self.config.evaluation
         by_prompt = {name: self._by_prompt(measured.seen) for name, measured in self.measured.items()}
         results: dict[str, Any] = {name: self._means(entries) for name, entries in by_prompt.items()}
@@ -167,6 +167,9 @@ class Comparison:
             "targets": self._wished(range(len(self.prompts))),
             "versions": {"fairjax": __version__} | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
             "config": self.config.model_dump(mode="json"),
+            "even": {
+                " x ".join(names): even for names in self.scoring.counted() if (even := self._even(names)) is not None
+            },
             "fair_floor": {
                 " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
                 for names in self.scoring.counted()
@@ -336,43 +339,35 @@ class Comparison:
                 place += len(images)
 
     def _report(self, results: dict[str, Any]) -> None:
-        """Writes `report.html`."""
-        sides = []
-        for row in self._shown_prompts():
-            pair = []
-            for name, (seen, _, images) in self.measured.items():
-                probs = {key: value[row] for key, value in seen.probs.items()}
-                order = np.argsort(-probs[self.scoring.targeted[0]][:, 0] * seen.has_face[row], kind="stable")
-                shown = [int(i) for i in np.linspace(0, len(order) - 1, min(_IN_REPORT, len(order)))]
-                pictures = [
-                    report.picture(
-                        images[row][i], {key: p[i] for key, p in probs.items()}, bool(seen.has_face[row, i]),
-                        seen.boxes[row, i], self.attributes,
-                    )
-                    for i in order[shown]
-                ]  # fmt: skip
-                pair.append(report.Side(name, pictures))
-            prompt = self.prompts[row]
-            sides.append((prompt.text + (" (held out)" if prompt.held_out else ""), pair))
-        log = next((p / "log.jsonl" for p in (self.folder, self.folder.parent) if (p / "log.jsonl").is_file()), None)
-        command, config = ["python", *sys.argv], schema.dump(self.config)
-        report.write(self.folder / "report.html", results, self.attributes, sides, command, config, log)
+        """Writes `report.html`, and the same plots and pictures as PNGs into `figures/`."""
+        sides, titles = self._sides()
+        sides = [grid.by_prediction(side, self.scoring.targeted, _IN_REPORT) for side in sides]
+        curves = plots.curves({name: column.log for name, column in self.columns.items() if column.log})
+        config = schema.dump(self.config)
+        report.write(self.folder / "report.html", results, self.attributes, sides, titles, config, curves)
 
     def _shown_prompts(self) -> list[int]:
         held_out = [index for index, prompt in enumerate(self.prompts) if prompt.held_out]
         trained = [index for index, prompt in enumerate(self.prompts) if not prompt.held_out]
         return [*trained[:_SHOWN], *held_out[:_SHOWN]]
 
-    def _picture(self):
+    def _sides(self) -> tuple[list[grid.Side], list[str]]:
+        """By column, the images of the prompts that are shown, and these prompts' titles."""
         rows = self._shown_prompts()
-        columns = min(_COLUMNS, self.config.evaluation.images_per_prompt)
-        sides = []
-        for name, measured in self.measured.items():
-            probs = {key: value[rows, :columns] for key, value in measured.seen.probs.items()}
-            images = np.stack([measured.shown[row][:columns] for row in rows])
-            sides.append(grid.Side(name, images, probs, measured.seen.has_face[rows, :columns]))
-        titles = [self.prompts[row].text + (" (held out)" if self.prompts[row].held_out else "") for row in rows]
-        return grid.marked(sides, titles, self.attributes)
+        sides = [
+            grid.Side(
+                name, np.stack([images[row] for row in rows]), {key: probs[rows] for key, probs in seen.probs.items()},
+                seen.has_face[rows], seen.boxes[rows],
+            )
+            for name, (seen, _, images) in self.measured.items()
+        ]  # fmt: skip
+        return sides, [self.prompts[row].text + " (held out)" * self.prompts[row].held_out for row in rows]
+
+    def _picture(self) -> Image:
+        """The first images of each column: the same noise in the same place."""
+        sides, titles = self._sides()
+        first = np.tile(np.arange(min(_COLUMNS, self.config.evaluation.images_per_prompt)), (len(titles), 1))
+        return grid.marked([grid.taken(side, first)._replace(boxes=None) for side in sides], titles, self.attributes)
 
 
 def _shown(value: float | None, interval: list[float] | None = None, digits: int = 2) -> str:

@@ -16,7 +16,8 @@ _PALETTES = (
     ("#F5D5B5", "#D9A066", "#9C6B3F", "#4A2F1E", "#7A7A7A"),
     ("#56B4E9", "#CC79A7", "#009E73", "#E69F00"),
 )
-_SCALE, _BAR, _GAP, _MARGIN, _TITLE = 2, 22, 4, 16, 26
+_COLUMNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_SCALE, _WIDEST, _BAR, _GAP, _MARGIN, _TITLE = 2, 256, 22, 4, 16, 26
 _PAPER, _INK, _FAINT = "#FFFFFF", "#1F2328", "#E3E6EA"
 
 
@@ -27,6 +28,30 @@ class Side(NamedTuple):
     images: np.ndarray  # uint8 [p, n, h, w, 3]
     probs: dict[str, np.ndarray]  # attribute -> [p, n, classes]
     has_face: np.ndarray  # [p, n]
+    boxes: np.ndarray | None = None  # [p, n, 4], where faces are framed: left, top, right, bottom in pixels
+
+
+def by_prediction(side: Side, names: Sequence[str], count: int) -> Side:
+    """Of each prompt as many images, spread over all, sorted by what is predicted of them.
+
+    By the classes of the attributes `names`, of each class the surest first; those without a face come last.
+    """
+    sure = side.probs[names[0]].max(-1)
+    classes = [side.probs[name].argmax(-1) for name in reversed(names)]
+    order = np.lexsort((-sure, *classes, ~side.has_face), axis=-1)  # by the last key first
+    places = np.linspace(0, order.shape[1] - 1, min(count, order.shape[1])).astype(int)
+    return taken(side, order[:, places])
+
+
+def taken(side: Side, which: np.ndarray) -> Side:
+    """Of each prompt the images of these numbers [p, m], in this order."""
+
+    def of(values: np.ndarray) -> np.ndarray:
+        return np.stack([row[numbers] for row, numbers in zip(values, which, strict=True)])
+
+    probs = {name: of(values) for name, values in side.probs.items()}
+    boxes = None if side.boxes is None else of(side.boxes)
+    return Side(side.name, of(side.images), probs, of(side.has_face), boxes)
 
 
 def image_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
@@ -41,9 +66,18 @@ def image_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
 
 def palette(number: int, classes: Sequence[str]) -> tuple[str, ...]:
     """The colours of the classes of the attribute of this number."""
-    colours, count = _PALETTES[number % len(_PALETTES)], len(classes)
+    return _spread(_PALETTES[number % len(_PALETTES)], len(classes))
+
+
+def marks(columns: Sequence[str]) -> list[str]:
+    """The colours of columns: hollow for the first, ink for the second, and others after it."""
+    return [_PAPER, _INK, *_spread(_COLUMNS, max(len(columns) - 2, 0))][: len(columns)]
+
+
+def _spread(colours: Sequence[str], count: int) -> tuple[str, ...]:
+    """As many colours: the first of these, or more between them."""
     if count <= len(colours):
-        return colours[:count]
+        return tuple(colours[:count])
     known = np.array([ImageColor.getrgb(colour) for colour in colours])
     places, own = np.linspace(0, 1, count), np.linspace(0, 1, len(colours))
     between = np.stack([np.interp(places, own, channel) for channel in known.T], axis=1).round().astype(int)
@@ -57,7 +91,9 @@ def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[At
     """
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     prompts, columns, height, width = sides[0].images.shape[:4]
-    cell_w, cell_h = width * _SCALE + _GAP, height * _SCALE + _BAR + 2 * _GAP
+    scale = min(_SCALE, _WIDEST / width)
+    drawn = (round(width * scale), round(height * scale))
+    cell_w, cell_h = drawn[0] + _GAP, drawn[1] + _BAR + 2 * _GAP
     side_w = columns * cell_w
     top = _MARGIN + _TITLE
     size = (
@@ -74,14 +110,23 @@ def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[At
             if number == 0:
                 draw.text((left, y + 4), titles[row], fill=_INK, font=small)
             for column in range(columns):
-                place = (left + column * cell_w, y + _TITLE)
+                place, has_face = (left + column * cell_w, y + _TITLE), bool(side.has_face[row, column])
                 image = Image.fromarray(side.images[row, column])
-                sheet.paste(image.resize((width * _SCALE, height * _SCALE), Image.Resampling.LANCZOS), place)
+                sheet.paste(image.resize(drawn, Image.Resampling.LANCZOS), place)
+                if has_face and side.boxes is not None:
+                    _frame(draw, place, drawn, side.boxes[row, column] * scale)
                 probs = {name: value[row, column] for name, value in side.probs.items()}
-                below = (place[0], place[1] + height * _SCALE + 2)
-                _bars(draw, below, width * _SCALE, probs, attributes, bool(side.has_face[row, column]))
+                below = (place[0], place[1] + drawn[1] + 2)
+                _bars(draw, below, drawn[0], probs, attributes, has_face)
     _legend(draw, (_MARGIN, size[1] - _TITLE - 8), attributes, small)
     return sheet
+
+
+def _frame(draw, place, drawn, box) -> None:
+    """White within ink, so that it is seen on any picture; what is outside of the picture is cut off."""
+    edges = np.clip(box, 1, np.array([*drawn] * 2) - 2) + np.array([*place] * 2)
+    draw.rectangle(tuple(edges + (-1, -1, 1, 1)), outline=_INK)
+    draw.rectangle(tuple(edges), outline=_PAPER)
 
 
 def _bars(draw, place, width, probs, attributes, has_face) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from fairjax import parallel, prompts, tables
-from fairjax.config import ADAPTER, EvaluationSection, Experiment, SettingSection
+from fairjax.config import ADAPTER, EvaluationSection, Experiment, SettingSection, run_of
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.columns import BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
@@ -22,9 +23,11 @@ _STEPS, _GUIDANCE = (15, 50), {False: (1.5, 2.0, 3.0), True: (3.0, 5.0, 10.0, 12
 """What `--sweep` measures at: numbers of solver steps, and guidance scales by whether the model is used with one."""
 
 
-def evaluate(config: Experiment, adapters: Sequence[Path], console: Console) -> dict[str, Any]:
+def evaluate(
+    config: Experiment, adapters: Sequence[Path], console: Console, command: Sequence[str] = ()
+) -> dict[str, Any]:
     """Measures the base model, the finetuned ones, and the base model asked in the configuration's other words, all
-    from the same noise; resumes where it was stopped.
+    from the same noise; resumes where it was stopped. `command` is what asked for it, for the results.
     """  # fmt: skip
     with blame("configuration"):
         pipeline = Pipeline.from_pretrained(config.model, config.training.precision)
@@ -45,7 +48,8 @@ def evaluate(config: Experiment, adapters: Sequence[Path], console: Console) -> 
     columns = [Column(BASE, {})]
     with blame("--adapter"):
         for name, adapter in zip(names(adapters), adapters, strict=True):
-            columns.append(Column(name, load_adapter(adapter, pipeline)))
+            run = run_of(adapter)
+            columns.append(Column(name, load_adapter(adapter, pipeline), log=run and run.parent / "log.jsonl"))
     for name, words in config.evaluation.interventions.items():
         columns.append(Column(f"asked: {name}", {}, words))
     with parallel.alone(folder):
@@ -55,7 +59,8 @@ def evaluate(config: Experiment, adapters: Sequence[Path], console: Console) -> 
             if settings:
                 count = len(settings) * len(columns) * len(comparison.prompts) * config.evaluation.images_per_prompt
                 comparison.sweep(settings, counting(progress, "sweep", count))
-        results = comparison.finish(console, {"adapter": ", ".join(map(str, adapters))})
+        about = {"adapter": ", ".join(map(str, adapters)), "command": shlex.join(command)}
+        results = comparison.finish(console, about)
         if parallel.is_first():
             comparison.keep_data()
     return results

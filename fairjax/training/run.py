@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,20 +98,21 @@ def prepare(
     return finetuning, judge, params
 
 
-def run(config: Experiment, resume: Resume, console: Console) -> dict | None:
+def run(config: Experiment, resume: Resume, console: Console, command: Sequence[str] = ()) -> dict | None:
     """Measures, finetunes, measures again, and leaves everything in the run folder; returns the results.
 
     None where it was asked to end before (SIGTERM, Ctrl-C): everything that was done is kept, for `--resume`.
+    `command` is the command line that asked for it, for the results.
     """
     with interruption() as asked:
         try:
-            return _run(config, resume, console, asked)
+            return _run(config, resume, console, asked, command)
         except Interrupted:
             console.print("ended; the same command with --resume goes on from here", highlight=False)
             return None
 
 
-def _run(config: Experiment, resume: Resume, console: Console, asked: Interruption) -> dict:
+def _run(config: Experiment, resume: Resume, console: Console, asked: Interruption, command: Sequence[str]) -> dict:
     finetuning, judge, params = prepare(config, resume)
     if finetuning.microbatch and not config.training.microbatch:
         told = (
@@ -139,11 +142,10 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             adapter: Bundle = jax.device_get(state.ema)
             if parallel.is_first():
                 save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
-            after = Column("after", adapter)
+            after = Column("after", adapter, log=folder / "log.jsonl")
             comparison.measure(after, asked.checking(counting(progress, after.name, comparison.num_images)))
-        results = comparison.finish(
-            console, {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
-        )
+        about = {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
+        results = comparison.finish(console, about | {"command": shlex.join(command)})
         if parallel.is_first():
             use = cards.use_of_folder(adapter, config.model, ADAPTER)
             cards.write(folder / ADAPTER, adapter, config, results, use)
