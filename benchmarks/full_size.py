@@ -127,8 +127,12 @@ def generation(config: Experiment, mesh: jax.sharding.Mesh, each: int, sizes: Si
     model = pipeline(sizes, config.training.precision)
     count, setting = each * mesh.size, Setting.of(config)
     table = solver_table(model.schedule, setting.num_steps, setting.solver)
-    params = jax.eval_shape(model.compact, model.params)
-    empty, own, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, 77), (count, 77), (count, 2)))
+    compact = jax.eval_shape(model.compact, model.params)
+    params = {name: compact[name] for name in ("unet", "vae")}
+    channels = model.text_encoder.abstract["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[1]
+    states = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    empty, own = states((1, 77, channels)), states((count, 77, channels))
+    rows = jax.ShapeDtypeStruct((count, 2), jnp.int32)
     always = (params, empty, jax.random.key(0), table, np.int32(setting.num_steps))
     params, empty, key, table, steps = parallel.shapes(always, mesh)
     own, rows = parallel.shapes((own, rows), mesh, parallel.SPREAD)

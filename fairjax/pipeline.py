@@ -173,8 +173,22 @@ class Pipeline:
             images [n, H, W, 3] in [-1, 1].
         """
         states = self.encode(params, bundle, jnp.concatenate([empty, ids]))
-        unconditional = jnp.broadcast_to(states[:1], (noise.shape[0], *states.shape[1:]))
-        context = Conditioning(unconditional, states[1:][prompts])
+        return self.denoise(
+            params, bundle, states[:1], states[1:][prompts], noise, table, num_steps, guidance_scale, microbatch,
+            **gradient,
+        )  # fmt: skip
+
+    def denoise(
+        self, params: dict[str, Params], bundle: Bundle, unconditional: jax.Array, encoder_hidden_states: jax.Array,
+        noise: jax.Array, table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float,
+        microbatch: int | None = None, **gradient,
+    ) -> jax.Array:  # fmt: skip
+        """The same of prompts that are encoded already: each image's [n, length, channels], and the empty one [1, ...].
+
+        Of `params` and `bundle`, what is there for the text encoder is not used.
+        """
+        unconditional = jnp.broadcast_to(unconditional, encoder_hidden_states.shape)
+        context = Conditioning(unconditional, encoder_hidden_states)
         merged = bundles.merge_unet(params["unet"], bundle)  # once, not in every call of the network
         denoise = guided(self.unet.apply, guidance_scale)
         latents = chain.sample(denoise, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
@@ -229,31 +243,54 @@ class Pipeline:
         bundle, mesh = bundle or {}, parallel.mesh()
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
+        states = self._encoded(merged, np.concatenate([empty, ids]), mesh)
         table_rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
         program = generation(self, mesh, guidance_scale)
-        always = (empty, jax.random.key(seed), solver_table(self.schedule, table_rows, solver), np.int32(num_steps))
-        empty, key, table, num_steps = parallel.replicate(always, mesh)
+        always = (
+            states[:1],
+            jax.random.key(seed),
+            solver_table(self.schedule, table_rows, solver),
+            np.int32(num_steps),
+        )
+        unconditional, key, table, num_steps = parallel.replicate(always, mesh)
+        images = {name: merged[name] for name in ("unet", "vae")}
         size = -(-batch_size // mesh.size) * mesh.size
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             count = len(batch)
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
-            own, numbers = parallel.share_out((ids[batch[:, 0]], batch + np.array([first, 0])), mesh)
-            yield parallel.fetch(program(merged, own, empty, numbers, key, table, num_steps))[:count]
+            own, numbers = parallel.share_out((states[1 + batch[:, 0]], batch + np.array([first, 0])), mesh)
+            yield parallel.fetch(program(images, own, unconditional, numbers, key, table, num_steps))[:count]
+
+    def _encoded(self, merged: dict[str, Params], ids: np.ndarray, mesh: jax.sharding.Mesh) -> np.ndarray:
+        """Token ids [n, length] -> encoder_hidden_states [n, length, channels], each once, by every device."""
+        filled = np.concatenate([ids, np.repeat(ids[-1:], -len(ids) % mesh.size, axis=0)])
+        rows = np.split(filled, len(filled) // mesh.size)  # of one size: one compilation serves all
+        text, program = {"text_encoder": merged["text_encoder"]}, encoding(self, mesh)
+        states = [parallel.fetch(program(text, parallel.share_out(part, mesh))) for part in rows]
+        return np.concatenate(states)[: len(ids)]
+
+
+@functools.lru_cache
+def encoding(pipeline: Pipeline, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
+    """The program that encodes prompts for `generate`: (params, token ids [n, length]), of which the ids are spread."""
+    replicated, spread = parallel.REPLICATED, parallel.SPREAD
+    return parallel.spread(lambda params, ids: pipeline.encode(params, {}, ids), mesh, (replicated, spread), spread)
 
 
 @functools.lru_cache
 def generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float) -> Callable[..., jax.Array]:
-    """The program behind `generate`: adapters are merged already, every image has a prompt of its own.
+    """The program behind `generate`: adapters are merged already, prompts encoded.
 
-    Of (params, token ids [n, length], those of the empty prompt [1, length], places of prompts and images [n, 2], key,
-    solver table, num_steps), of which the ids and places are spread over the devices, as the images are.
+    Of (params of UNet and autoencoder, the encoder_hidden_states of each image's prompt [n, length, channels], those of
+    the empty prompt [1, length, channels], places of prompts and images [n, 2], key, solver table, num_steps), of which
+    the states and places are spread over the devices, as the images are.
     """
 
-    def images(params, ids, empty, rows, key, table, num_steps):
+    def images(params, states, unconditional, rows, key, table, num_steps):
         noise = pipeline.noise(image_keys(key, rows))
-        own = jnp.arange(len(ids))
-        return to_uint8(pipeline.sample(params, {}, ids, empty, own, noise, table, num_steps, guidance_scale))
+        made = pipeline.denoise(params, {}, unconditional, states, noise, table, num_steps, guidance_scale)
+        return to_uint8(made)
 
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
     specs = (replicated, spread, replicated, spread, replicated, replicated, replicated)

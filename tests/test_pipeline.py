@@ -80,6 +80,18 @@ def test_an_image_does_not_depend_on_the_others_or_on_the_batch(small):
     assert np.abs(together[0, 0].astype(int) - together[0, 1].astype(int)).max() > 20
 
 
+def test_each_prompt_is_encoded_once_however_many_images_it_has(small, monkeypatch):
+    program, rows = fairjax.pipeline.encoding(small, parallel.mesh()), []
+
+    def counting(params, ids):
+        rows.append(len(ids))
+        return program(params, ids)
+
+    monkeypatch.setattr(fairjax.pipeline, "encoding", lambda pipeline, mesh: counting)
+    small.generate(PROMPTS, 12, batch_size=8, num_steps=2, guidance_scale=GUIDANCE)  # three batches
+    assert rows == [parallel.mesh().size]  # two prompts and the empty one, filled up to one for each device
+
+
 def test_the_solver_is_a_choice_and_any_number_of_steps_runs_in_one_compiled_program(small):
     made = {
         (solver, num_steps): small.generate(PROMPTS, 4, num_steps=num_steps, solver=solver, guidance_scale=GUIDANCE)
