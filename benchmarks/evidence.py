@@ -56,7 +56,6 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "both": ("gender_both", {}),
     "by-occupation": ("gender", BY_OCCUPATION),
     "by-occupation-no-threshold": ("gender", BY_OCCUPATION | {"loss.threshold": 1}),
-    "three-quarters-young": ("gender", THREE_QUARTERS_YOUNG),
     "three-quarters-young-threshold-0.2": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 0.2}),
     "three-quarters-young-no-threshold": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 1}),
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
@@ -94,7 +93,6 @@ STUDIES = {
     "uneven": Study(
         "three quarters of the people young",
         {
-            "a threshold of 0.4": "three-quarters-young",
             "a threshold of 0.2": "three-quarters-young-threshold-0.2",
             "no threshold": "three-quarters-young-no-threshold",
         },
