@@ -49,15 +49,22 @@ class Compiled(NamedTuple):
     temporary: int  # bytes on a chip while it runs
     flops: float
     bytes_accessed: float
-    estimate: float  # seconds
+    estimate: float | None  # seconds; None where the compiler tells none
     collectives: dict[str, tuple[int, int]] | None  # kind -> how many, bytes of their results; None if not to be read
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many of each kind an optimised program has, and the bytes of their results together."""
+    """How many of each kind an optimised program has, and the bytes of their results together.
+
+    What starts one and does not wait for it has what is sent and what arrives, in this order, and flags, which are
+    scalars, in its result; an all-reduce alone only what arrives.
+    """
     found: dict[str, tuple[int, int]] = {}
-    for result, kind in re.findall(rf"= (\(?[^=\n]*?) ({_COLLECTIVES})(?:-start)?\(", program):
+    for result, kind, start in re.findall(rf"= (\(?[^=\n]*?) ({_COLLECTIVES})(-start)?\(", program):
         shapes = re.findall(r"(\w+)\[([\d,]*)\]", result)
+        if start and kind != "all-reduce":
+            arrays = [shape for shape in shapes if shape != ("u32", "")]
+            shapes = arrays[len(arrays) // 2 :]
         size = sum(
             _BYTES.get(dtype, 4) * int(np.prod([int(n) for n in dims.split(",") if n])) for dtype, dims in shapes
         )
@@ -77,9 +84,8 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     except JaxRuntimeError:  # what a later libtpu than this jax's makes is not always to be read
         crossing = None
     return Compiled(
-        seconds, memory.argument_size_in_bytes, memory.temp_size_in_bytes, cost.get("flops", float("nan")),
-        cost.get("bytes accessed", float("nan")), cost.get("optimal_seconds", float("nan")),
-        crossing,
+        seconds, memory.argument_size_in_bytes, memory.temp_size_in_bytes, cost["flops"], cost["bytes accessed"],
+        cost.get("optimal_seconds"), crossing,
     )  # fmt: skip
 
 
@@ -105,8 +111,9 @@ def tell(result: Compiled, limit: int) -> None:
     print(f"memory of a chip: {result.arguments / 2**30:.2f} GiB of models and state + "
           f"{result.temporary / 2**30:.2f} while it runs = {memory / 2**30:.2f} GiB of {limit / 2**30:.0f}: "
           f"{'fits' if memory < limit else 'does not fit'}")  # fmt: skip
-    print(f"counted once in each loop: {result.flops:.3g} FLOPs, {result.bytes_accessed:.3g} bytes of memory traffic, "
-          f"{result.estimate:.2g} s by the compiler's estimate")  # fmt: skip
+    estimate = "no estimate of its time" if result.estimate is None else f"{result.estimate:.2g} s"
+    print(f"counted by the compiler, once in each loop: {result.flops:.3g} FLOPs, {result.bytes_accessed:.3g} bytes of "
+          f"memory traffic, {estimate}")  # fmt: skip
     if result.collectives is None:
         print("what crosses chips is not known: this jax cannot read all that this libtpu compiles")
     for kind, (count, size) in sorted((result.collectives or {}).items()):

@@ -36,6 +36,9 @@ _COMPILED_BYTES = 4 << 30
 _PUBLISHED = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 """GiB of memory of a chip, by its kind: v4, v5e, v5p (under two names) and v6e."""
 
+_CHIPS = {"v4": {"chip_config_name": "megacore"}}
+"""What libtpu must be told of a generation so that its devices are those of a real one: a v4's two cores are one."""
+
 _LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -99,7 +102,8 @@ def mesh_of(topology: str) -> jax.sharding.Mesh:
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        chips = _CHIPS.get(topology.partition(":")[0], {})
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chips).devices
     except Exception as error:  # libtpu has its own kinds
         missing = " (pip install libtpu)" if importlib.util.find_spec("libtpu") is None else ""
         raise ValueError(f"no TPUs {topology!r}: {str(error).splitlines()[0]}{missing}") from None
@@ -127,8 +131,7 @@ def memory_left(mesh: jax.sharding.Mesh) -> int | None:
     if (device := mesh.devices.flat[0]).platform == "cpu":
         return None
     if device not in jax.devices():  # of a topology
-        cores = sum(other.coords == device.coords for other in mesh.devices.flat)  # of a chip; v4 has two
-        return (_PUBLISHED[device.device_kind] << 30) // cores
+        return _PUBLISHED[device.device_kind] << 30
     told = mesh.local_devices[0].memory_stats()
     left = np.int64(told["bytes_limit"] - told["bytes_in_use"])
     return int(left if jax.process_count() == 1 else multihost_utils.process_allgather(left).min())
