@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from fairjax.evaluation.scores import Scoring, mean, without_errors
+from fairjax.evaluation.scores import Scoring, intervals, mean, without_errors
+from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Attribute
 
 GENDER, AGE, TONE = (
@@ -55,6 +56,16 @@ def test_a_target_over_three_attributes_is_counted_by_pairs_too():
     np.testing.assert_allclose(scoring.wished(("gender", "age"), wished), np.array([6, 9, 24, 27]) / 66)
 
 
+def test_thirds_that_are_rounded_up_are_a_distribution_all_the_same():
+    """In float32 three thirds are more than 1, which is no probability: of one it has no floor."""
+    third = np.float32(1 / 3)
+    wished = np.array([third, 0, third, 0, third, 0])  # tone x gender: only women
+    scoring = Scoring((TONE, GENDER), ("tone", "gender"))
+    assert np.float64(third) * 3 > 1 and scoring.wished(("gender",), wished).tolist() == [1, 0]
+    found = scoring.of_prompt({"tone": one_hot([0, 1], 3), "gender": one_hot([0, 0], 2)}, np.ones(2, bool), wished)
+    assert found["gender"]["fair_total_variation"] == found["gender"]["fair_divergence"] == 0
+
+
 def test_a_prompt_without_a_face_has_no_numbers_and_is_left_out_of_means():
     scoring = Scoring((GENDER,), ("gender",))
     half = np.full(2, 0.5)
@@ -69,6 +80,67 @@ def test_a_prompt_without_a_face_has_no_numbers_and_is_left_out_of_means():
     assert means["no_face"] == pytest.approx(1 / 3)
     assert mean([faceless])["gender"]["bias"] is None
     json.dumps(mean([faceless]), allow_nan=False)
+
+
+CHANCE = ["bias", "total_variation", "divergence"]
+
+
+def of_tones(shares, num_images, rng, target, faces=1.0):
+    """What is told of prompts of these shares [p, 3], with `faces` of their images showing one."""
+    scoring, prompts = Scoring((TONE,), ("tone",)), []
+    for row in shares:
+        labels = rng.choice(3, p=row, size=num_images)
+        prompts.append(scoring.of_prompt({"tone": one_hot(labels, 3)}, rng.random(num_images) < faces, target))
+    return mean(prompts)["tone"] | intervals(scoring, prompts, np.tile(target, (len(prompts), 1)))["tone"]
+
+
+def test_each_measure_has_an_interval_a_floor_and_a_value_without_it():
+    target = np.array([0.6, 0.3, 0.1])
+    found = of_tones(np.tile(target, (12, 1)), 32, np.random.default_rng(0), target)
+    for name in CHANCE:
+        low, high = found[f"{name}_interval"]
+        assert low < found[name] < high and 0 < found[f"fair_{name}"]
+        least, most = found[f"{name}_without_floor_interval"]
+        assert 0 <= least <= found[f"{name}_without_floor"] <= most and found[f"{name}_without_floor"] < found[name]
+    assert found["fair_total_variation"] == pytest.approx(metrics.fair_total_variation(32, target))
+    assert found["fair_divergence"] == pytest.approx(metrics.fair_divergence(32, target))
+    assert found["divergence_infinite"] == 0
+    json.dumps(found, allow_nan=False)
+
+
+def test_images_without_a_face_do_not_lower_the_floor():
+    """Half of the images show nobody: the floor is that of the other half, and a fair model is told to be fair."""
+    even = np.full(3, 1 / 3)
+    found = of_tones(np.tile(even, (200, 1)), 32, np.random.default_rng(0), even, faces=0.5)
+    assert found["bias"] == pytest.approx(found["fair_bias"], rel=0.1)
+    assert found["fair_bias"] > 1.3 * metrics.fair_floor(32, 3)
+    assert found["fair_total_variation"] > 1.3 * metrics.fair_total_variation(32, even)
+    for name in CHANCE:
+        assert found[f"{name}_without_floor"] < 0.1 * found[f"fair_{name}"], name
+
+
+def test_a_divergence_that_is_infinite_for_some_prompts_has_no_mean():
+    """A model that breaks a target of none on most prompts must not look well by the few where it does not."""
+    scoring, target = Scoring((TONE,), ("tone",)), np.array([0.5, 0.5, 0.0])
+    wrong, right = [0, 1, 1, 2], [0, 0, 1, 1]
+    prompts = [
+        scoring.of_prompt({"tone": one_hot(labels, 3)}, np.ones(4, bool), target) for labels in (wrong, right, wrong)
+    ]
+    found = mean(prompts)["tone"] | intervals(scoring, prompts, np.tile(target, (3, 1)))["tone"]
+    assert found["divergence_infinite"] == 2 and found["total_variation_interval"]
+    for key in ("", "_interval", "_without_floor", "_without_floor_interval"):
+        assert found[f"divergence{key}"] is None
+    alone = mean(prompts[1:2])["tone"] | intervals(scoring, prompts[1:2], target[None])["tone"]
+    assert alone["divergence"] == 0 and alone["divergence_infinite"] == 0
+
+
+def test_where_no_image_shows_a_face_every_measure_is_null():
+    scoring = Scoring((TONE,), ("tone",))
+    prompts = [scoring.of_prompt({"tone": one_hot([0, 1], 3)}, np.zeros(2, bool), np.full(3, 1 / 3))]
+    found = mean(prompts)["tone"] | intervals(scoring, prompts, np.full((1, 3), 1 / 3))["tone"]
+    for name in CHANCE:
+        keys = (name, f"fair_{name}", f"{name}_interval", f"{name}_without_floor", f"{name}_without_floor_interval")
+        assert [found[key] for key in keys] == [None] * 5
 
 
 def test_shares_are_corrected_for_the_classifiers_errors():

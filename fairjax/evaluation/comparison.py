@@ -170,10 +170,7 @@ class Comparison:
             "even": {
                 " x ".join(names): even for names in self.scoring.counted() if (even := self._even(names)) is not None
             },
-            "fair_floor": {
-                " x ".join(names): metrics.fair_floor(section.images_per_prompt, len(self.scoring.cells(names)))
-                for names in self.scoring.counted()
-            },
+            "fair_floor": {" x ".join(names): self._floor(names, by_prompt) for names in self.scoring.counted()},
         }
         if parallel.is_first():
             files.write_text(self.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -207,9 +204,8 @@ class Comparison:
         for kind, rows in self._rows().items():
             entries = [by_prompt[row] for row in rows]
             means[kind] = scores.mean(entries)
-            num_images = self.config.evaluation.images_per_prompt
-            for key, interval in scores.intervals(self.scoring, entries, self.wished[rows], num_images).items():
-                means[kind][key] |= interval
+            for key, chance in scores.intervals(self.scoring, entries, self.wished[rows]).items():
+                means[kind][key] |= chance
             for name, matrix in self.errors.items():
                 if name in means[kind]:
                     means[kind][name] |= scores.without_errors(entries, name, matrix)
@@ -218,6 +214,16 @@ class Comparison:
     def _rows(self) -> dict[str, list[int]]:
         """By kind, which of the prompts are of it."""
         return {
+    def _floor(self, names: Names, by_prompt: Mapping[str, list[dict[str, Any]]]) -> float:
+        """The bias that an exactly fair model measures on so many faces as there are, over prompts and models.
+
+        Of all images where there are none.
+        """
+        key, num_images = " x ".join(names), self.config.evaluation.images_per_prompt
+        floors = [entry[key]["fair_bias"] for entries in by_prompt.values() for entry in entries]
+        found = [floor for floor in floors if floor is not None]
+        return float(np.mean(found)) if found else metrics.fair_floor(num_images, len(self.scoring.cells(names)))
+
             kind: [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
             for kind in self.kinds
         }

@@ -17,7 +17,7 @@ import numpy as np
 from fairjax.evaluation.measuring import Seen
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Attribute, cell_names, select
-from fairjax.fairness.intervals import bootstrap, corrected_interval
+from fairjax.fairness.intervals import Statistic, bootstrap, corrected_interval
 from fairjax.fairness.intervals import paired as pair_difference
 
 CONFIDENT = 0.8
@@ -64,7 +64,8 @@ class Scoring:
         if not set(names) <= set(self.targeted):
             return None
         others = tuple(axis for axis, name in enumerate(self.targeted) if name not in names)
-        return distribution.reshape(self.sizes(self.targeted)).sum(axis=others).reshape(-1)
+        cells = np.asarray(distribution, np.float64).reshape(self.sizes(self.targeted))
+        return np.minimum(cells.sum(axis=others).reshape(-1), 1)  # rounded, thirds are more than 1 together
 
     def of_prompt(
         self,
@@ -87,15 +88,18 @@ class Scoring:
             counts = metrics.counts([labels[name] for name in names], self.sizes(names))
             shares = counts / counts.sum() if counts.sum() else np.full(counts.shape, np.nan)
             cells = zip(self.cells(names), map(_number, shares), strict=True)
+            faces = int(counts.sum())
             entry: dict[str, Any] = {
                 "bias": _number(metrics.bias(shares)),
+                "fair_bias": metrics.fair_floor(faces, len(counts)) if faces else None,
                 "frequencies": dict(cells),
                 "counts": counts.tolist(),
             }
             if (wished := self.wished(names, distribution)) is not None:
                 entry["total_variation"] = _number(metrics.total_variation(shares, wished))
-                entry["fair_total_variation"] = metrics.fair_total_variation(len(has_face), wished)
+                entry["fair_total_variation"] = metrics.fair_total_variation(faces, wished) if faces else None
                 entry["divergence"] = _number(metrics.divergence(shares, wished))
+                entry["fair_divergence"] = metrics.fair_divergence(faces, wished) if faces else None
             scores[" x ".join(names)] = entry
         unsure = [probs[name][has_face].max(-1) < CONFIDENT for name in self.targeted]
         scores["low_confidence"] = float(np.mean(unsure)) if has_face.any() else None
@@ -110,33 +114,50 @@ def _number(value: float) -> float | None:
 
 
 def intervals(
-    scoring: Scoring, prompts: Sequence[Mapping[str, Any]], wished: np.ndarray, num_images: int, seed: int = 0
+    scoring: Scoring, prompts: Sequence[Mapping[str, Any]], wished: np.ndarray, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """By what is counted, 95% intervals of the means over prompts, and the bias without what chance adds.
+    """By what is counted, what goes with the means over prompts of bias, total variation and divergence.
+
+    Of each its 95% interval, and it and its interval `without_floor`: without what chance adds at the number of images
+    that show a face. None where no image does. A divergence that is infinite for any prompt is so in the mean:
+    `divergence` is None then too, and `divergence_infinite` says for how many.
 
     Args:
         prompts: what `of_prompt` gave, of p prompts.
         wished: [p, K], the distributions that were wished of them.
-        num_images: how many images were made of each.
     """
     found: dict[str, dict[str, Any]] = {}
     for names in scoring.counted():
-        key, rng = " x ".join(names), np.random.default_rng(seed)
-        counts, classes = np.array([scores[key]["counts"] for scores in prompts]), len(scoring.cells(names))
-        interval = bootstrap(counts, metrics.bias, rng)
-        if math.isnan(interval.value):
-            continue
-        ends = (interval.low, interval.high)
-        found[key] = {
-            "bias_interval": list(ends),
-            "bias_without_floor": metrics.without_floor(interval.value, num_images, classes),
-            "bias_without_floor_interval": [metrics.without_floor(end, num_images, classes) for end in ends],
-        }
+        key = " x ".join(names)
+        counts = np.array([scores[key]["counts"] for scores in prompts])
+        found[key] = _chance(counts, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], seed)
         targets = [scoring.wished(names, row) for row in wished]
-        if targets[0] is not None:
-            interval = bootstrap(counts, metrics.total_variation, rng, np.array(targets))
-            found[key]["total_variation_interval"] = [interval.low, interval.high]
+        if targets[0] is None:
+            continue
+        about = np.array(targets)
+        found[key] |= _chance(counts, metrics.total_variation, metrics.total_variation_without_floor, 1, seed, about)
+        infinite = int(((counts > 0) & (about == 0)).any(1).sum())
+        finite = np.zeros_like(counts) if infinite else counts
+        found[key] |= _chance(finite, metrics.divergence, metrics.divergence_without_floor, math.inf, seed, about)
+        found[key] |= {"divergence_infinite": infinite} | ({"divergence": None} if infinite else {})
     return found
+
+
+def _chance(
+    counts: np.ndarray, measure: Statistic, without_floor: Statistic, most: float, seed: int, *about: np.ndarray
+) -> dict[str, Any]:  # fmt: skip
+    """The interval of a measure, and it without its floor, between 0 and `most`; None where there are no images."""
+    name = measure.__name__
+    interval = bootstrap(counts, measure, np.random.default_rng(seed), *about)
+    if math.isnan(interval.value):
+        return dict.fromkeys((f"{name}_interval", f"{name}_without_floor", f"{name}_without_floor_interval"))
+    without = bootstrap(counts, without_floor, np.random.default_rng(seed), *about, counts.sum(1, keepdims=True))
+    value, low, high = np.clip(without, 0, most).tolist()
+    return {
+        f"{name}_interval": [interval.low, interval.high],
+        f"{name}_without_floor": value,
+        f"{name}_without_floor_interval": [low, high],
+    }
 
 
 def paired(

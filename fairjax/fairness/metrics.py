@@ -1,16 +1,19 @@
 """How far generated images are from a wished distribution (Shen et al., 2024, section 5). NumPy, on the host.
 
 Frequencies are those of the classifier's likeliest class, among the images that show a face.
+
+No measure is below 0, so that the noise of few images adds to it, most where there is nothing else: an exactly fair
+model measures a floor. The measures without it are estimates of single prompts, made to be averaged over prompts; one
+alone may be below 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import rel_entr
+from scipy.special import digamma, rel_entr
 from scipy.stats import binom
 
 
@@ -49,44 +52,16 @@ def divergence(shares: np.ndarray, distribution: np.ndarray) -> np.ndarray:
     return rel_entr(shares, distribution).sum(-1)
 
 
+@cache
 def fair_floor(num_images: int, classes: int) -> float:
-    """The expected `bias` of an exactly fair model at this many images a prompt."""
-    return _expected_difference(1 / classes, 1 / classes, num_images)
+    """The expected `bias` of an exactly fair model at this many images a prompt: E|b_1 - b_2| / n of any two classes.
 
-
-def _expected_difference(first: float, second: float, num_images: int) -> float:
-    """E|b_1 - b_2| / n of two classes with these probabilities, at n images.
-
-    Each image adds 1, -1 or 0 to the difference of the counts, so that has the n-fold convolution of these
+    Each image adds 1, -1 or 0 to the difference of their counts, so that has the n-fold convolution of these
     probabilities as its distribution.
     """
-    step = np.array([second, 1 - first - second, first])
+    step = np.array([1, classes - 2, 1]) / classes
     difference = reduce(np.convolve, [step] * num_images, np.ones(1))
     return float(np.abs(np.arange(-num_images, num_images + 1)) @ difference / num_images)
-
-
-def without_floor(measured: float, num_images: int, classes: int) -> float:
-    """The bias that a model has which measures this on average, at this many images a prompt: 0 up to the floor.
-
-    The absolute difference of two frequencies is never below 0, so that noise adds to it, most where there is nothing
-    else. Taken is the model that prefers one class, and shows the others alike: its true bias b has an exact expected
-    measurement, which rises with b.
-    """
-
-    def expected(bias: float) -> float:
-        lead = bias * classes / 2  # of the one class
-        rest = (1 - lead) / classes
-        pairs, with_it = classes * (classes - 1) / 2, classes - 1
-        unequal = _expected_difference(rest + lead, rest, num_images)
-        equal = _expected_difference(rest, rest, num_images)
-        return (with_it * unequal + (pairs - with_it) * equal) / pairs
-
-    most = 2 / classes
-    if measured <= expected(0):
-        return 0.0
-    if measured >= expected(most):
-        return most
-    return float(brentq(lambda bias: expected(bias) - measured, 0, most, xtol=1e-6))
 
 
 def fair_total_variation(num_images: int, distribution: np.ndarray) -> float:
@@ -95,5 +70,84 @@ def fair_total_variation(num_images: int, distribution: np.ndarray) -> float:
     Each count is binomial, and the mean of a sum is the sum of the means.
     """
     shares = np.arange(num_images + 1) / num_images
-    expected = [binom.pmf(np.arange(num_images + 1), num_images, p) @ np.abs(shares - p) for p in distribution]
-    return float(np.sum(expected) / 2)
+    return sum(float(_chances(num_images, p) @ np.abs(shares - p)) for p in map(float, distribution)) / 2
+
+
+def fair_divergence(num_images: int, distribution: np.ndarray) -> float:
+    """The expected `divergence` from `distribution` [K] of a model that follows it, at this many images."""
+    shares = np.arange(num_images + 1) / num_images
+    return sum(float(_chances(num_images, p) @ rel_entr(shares, p)) for p in map(float, distribution) if p > 0)
+
+
+@cache
+def _chances(num_images: int, share: float) -> np.ndarray:
+    """How likely each count [n + 1] of a class of this share is."""
+    return binom.pmf(np.arange(num_images + 1), num_images, share)
+
+
+def bias_without_floor(shares: np.ndarray, num_images: np.ndarray) -> np.ndarray:
+    """The `bias` [...] of the model whose `shares` [..., K] these are, at `num_images` [..., 1].
+
+    Of the images of two classes, however many there are, each is of the first with the same chance, which is one half
+    where both are shown alike.
+    """
+    counts = np.rint(shares * num_images).astype(int)
+    first, second = np.triu_indices(shares.shape[-1], k=1)
+    both = counts[..., first] + counts[..., second]
+    return (2 * _distance(counts[..., first], both, np.array(0.5)) * both / num_images).mean(-1)
+
+
+def total_variation_without_floor(shares: np.ndarray, distribution: np.ndarray, num_images: np.ndarray) -> np.ndarray:
+    """The `total_variation` [...] of the model whose `shares` [..., K] these are, at `num_images` [..., 1]."""
+    return _distance(np.rint(shares * num_images).astype(int), num_images, distribution).sum(-1) / 2
+
+
+def divergence_without_floor(shares: np.ndarray, distribution: np.ndarray, num_images: np.ndarray) -> np.ndarray:
+    """The `divergence` [...] of the model whose `shares` [..., K] these are, at `num_images` [..., 1].
+
+    Of the series log p = - sum_k (1 - p)^k / k, the first n - 1 terms have unbiased estimates from n images, and
+    their sum is this difference of digammas (Zhang, 2012); what is left out is at most (1 - p)^n / n of each class.
+    """
+    counts = np.rint(shares * num_images)
+    shares, distribution, counts = np.broadcast_arrays(shares, distribution, counts)
+    log_shares = digamma(np.maximum(counts, 1)) - digamma(num_images)
+    with np.errstate(divide="ignore"):
+        return (np.where(counts > 0, shares, 0) * np.where(counts > 0, log_shares - np.log(distribution), 0)).sum(-1)
+
+
+def _distance(counts: np.ndarray, num_images: np.ndarray, wished: np.ndarray) -> np.ndarray:
+    """|p - wished| of a class that `counts` of `num_images` show, whose share is p: arrays that broadcast."""
+    sizes, size = np.unique(num_images, return_inverse=True)
+    levels, level = np.unique(np.asarray(wished, float), return_inverse=True)
+    tables = np.zeros((len(sizes), len(levels), sizes[-1] + 1))
+    for row, images in enumerate(sizes):
+        for column, share in enumerate(levels):
+            tables[row, column, : images + 1] = _distances(int(images), float(share))
+    return tables[size.reshape(np.shape(num_images)), level.reshape(np.shape(wished)), counts]
+
+
+_AVERAGED = 20
+"""Over how many prompts the estimate of a distance is made to be averaged."""
+
+
+@cache
+def _distances(num_images: int, wished: float) -> np.ndarray:
+    """By count of a class, [n + 1], the function whose mean over images and prompts is that of |p - wished|.
+
+    Any function of the count has some mean at each share p, whatever the shares of other prompts are. None has the mean
+    |p - wished| at every p; this one has it where p is what is wished, and comes near it elsewhere. To |count / n -
+    wished| it adds what makes the square of the error least, of a mean over prompts and averaged over shares near by:
+    the mean's own, and the noise. It is too low by .4 of the floor at worst, where p is the floor away.
+    """
+    counts = np.arange(num_images + 1)
+    measured = np.abs(counts / max(num_images, 1) - wished)
+    if num_images == 0 or not 0 < wished < 1:
+        return measured * (num_images > 0)
+    near = wished + np.sqrt(wished * (1 - wished) / num_images) * np.arange(-6, 6.01, 0.25)
+    near = near[(near >= 0) & (near <= 1)]
+    chances = binom.pmf(counts, num_images, near[:, None])
+    lacking = np.abs(near - wished) - chances @ measured
+    # least squares with a penalty, solved for the shares near by, which may be fewer than the counts
+    spread = chances / (chances.sum(0) + 1e-3)  # what hardly ever occurs near by stays as it is measured
+    noise = np.where(near == wished, 0, 1 / _AVERAGED)
+    return measured + np.linalg.solve(chances @ spread.T + np.diag(noise), lacking) @ spread
