@@ -113,7 +113,9 @@ def run(config: Experiment, resume: Resume, console: Console, command: Sequence[
 
 
 def _run(config: Experiment, resume: Resume, console: Console, asked: Interruption, command: Sequence[str]) -> dict:
+    began = time.monotonic()
     finetuning, judge, params = prepare(config, resume)
+    prepared = time.monotonic() - began
     if finetuning.microbatch and not config.training.microbatch:
         told = (
             f"training.microbatch: networks see {finetuning.microbatch} images of a device at a time, to fit its memory"
@@ -138,7 +140,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
                 files.write_text(folder / CONFIG, schema.dump(config))
         with bars(console) as progress, contextlib.closing(checkpoints):
             comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
-            state = _train(finetuning, checkpoints, start, folder, progress, asked)
+            state = _train(finetuning, checkpoints, start, folder, progress, asked, prepared)
             adapter: Bundle = jax.device_get(state.ema)
             if parallel.is_first():
                 save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
@@ -153,15 +155,19 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
 
 
 def _train(
-    finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress, asked: Interruption
-) -> State:
-    """Takes the steps that are left; raises Interrupted where it was asked to end before the last."""
+    finetuning: Finetuning, checkpoints: Checkpoints, start: int, folder: Path, progress: Progress,
+    asked: Interruption, prepared: float,
+) -> State:  # fmt: skip
+    """Takes the steps that are left; raises Interrupted where it was asked to end before the last.
+
+    `prepared` are the seconds that reading took, and where memory is short compiling: they count to the first step's.
+    """
     config = finetuning.config.training
     per_step = config.prompts_per_step * config.images_per_prompt
     log = Log(folder, start, per_step, config.wandb) if parallel.is_first() else None
     watch = Watch(folder / STALLS)
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
-    smoothed, began = {}, time.monotonic()
+    smoothed, began = {}, time.monotonic() - prepared
 
     def on_step(step: Step) -> None:
         due = step.step % config.images_every == 0 or step.step == step.steps
@@ -172,7 +178,8 @@ def _train(
         seconds = log(step, images)
         if step.step == start + 1:
             passed = time.monotonic() - began
-            progress.console.print(f"first step after {passed:.0f} s, compilation included", highlight=False)
+            told = f"first step after {passed:.0f} s: reading and compiling included, measuring not"
+            progress.console.print(told, highlight=False)
         for name, value in step.scalars.items():
             smoothed[name] = (
                 value if name not in smoothed or np.isnan(smoothed[name]) else 0.9 * smoothed[name] + 0.1 * value

@@ -134,7 +134,8 @@ class Step:
         """The losses of each of this device's images, by name; what is seen of them, and whom they are to become."""
         asked = self._asked_for_somebody(batch)
         verdict, frozen_verdict = (
-            self.judges.verdict(frozen.judges, shown).of_those(asked) for shown in (images, original)
+            self._in_chunks(partial(self.judges.verdict, frozen.judges), shown).of_those(asked)
+            for shown in (images, original)
         )
         everyone = self._everyone(verdict, batch)
         *labels, without = self._own_targets(*everyone, batch)
@@ -199,14 +200,15 @@ class Step:
         boxes = jnp.where(both[:, None], overlap, 0)
         scaled = losses.scale_gradient_in_box(images, boxes, inside)
         meaning = partial(self.judges.meaning, frozen.judges)
-        ours, theirs = (in_chunks(meaning, self.training.microbatch, x) for x in (scaled, original))
+        ours, theirs = (self._in_chunks(meaning, shown) for shown in (scaled, original))
         return sum(losses.cosine_distance(a, b) for a, b in zip(ours, theirs, strict=True))
 
     def _face_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
         """Keeps faces those of somebody: the frozen image's own where it may stay, else a near one of the bank."""
         bank = frozen.judges["bank"]
-        embeddings = self.judges.identity(frozen.judges, images, verdict.faces)
-        frozen_embeddings = self.judges.identity(frozen.judges, original, frozen_verdict.faces)
+        identity = partial(self.judges.identity, frozen.judges)
+        embeddings = self._in_chunks(identity, images, verdict.faces)
+        frozen_embeddings = self._in_chunks(identity, original, frozen_verdict.faces)
         known = self.loss.bank_face == "target" and all(name in bank for name in self.attributes)
         wished = losses.realism_target(
             embeddings, frozen_embeddings, bank["embeddings"],
@@ -214,6 +216,10 @@ class Step:
             labels, frozen_labels, [frozen_verdict.probs[name] for name in self.attributes], self.loss.confidence,
         )  # fmt: skip
         return jnp.where(verdict.has_face, losses.cosine_distance(embeddings, wished), 0)
+
+    def _in_chunks(self, network: Callable[..., Any], *shown: Any) -> Any:
+        """What a network says of images, `microbatch` of them at a time."""
+        return in_chunks(network, self.training.microbatch, *shown)
 
     def _factors(self, by_attribute: dict[str, float]) -> list[float]:
         return [by_attribute.get(name, self.loss.default_factor) for name in self.attributes]
