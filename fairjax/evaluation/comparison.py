@@ -211,9 +211,6 @@ class Comparison:
                     means[kind][name] |= scores.without_errors(entries, name, matrix)
         return means
 
-    def _rows(self) -> dict[str, list[int]]:
-        """By kind, which of the prompts are of it."""
-        return {
     def _floor(self, names: Names, by_prompt: Mapping[str, list[dict[str, Any]]]) -> float:
         """The bias that an exactly fair model measures on so many faces as there are, over prompts and models.
 
@@ -224,6 +221,9 @@ class Comparison:
         found = [floor for floor in floors if floor is not None]
         return float(np.mean(found)) if found else metrics.fair_floor(num_images, len(self.scoring.cells(names)))
 
+    def _rows(self) -> dict[str, list[int]]:
+        """By kind, which of the prompts are of it."""
+        return {
             kind: [row for row, prompt in enumerate(self.prompts) if prompt.held_out == _KINDS[kind]]
             for kind in self.kinds
         }
