@@ -151,6 +151,24 @@ def test_the_images_are_a_dataset_with_what_was_predicted(comparison):
     assert row["box"] == [2, 1, 6, 7] and row["solver"] == "dpm-solver++"
 
 
+def test_the_dataset_of_a_second_evaluation_holds_nothing_of_the_first(comparison, tmp_path, monkeypatch):
+    """With fewer models and prompts: `load_dataset` reads every file that there is. Files of others stay."""
+    images = np.zeros((2, 4, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(comparison, "folder", tmp_path)
+    for models, prompts in ((("before", "after", "asked: <even>"), 2), (("before", "after"), 1)):
+        monkeypatch.setattr(comparison, "columns", {name: Column(name, {}) for name in models})
+        monkeypatch.setattr(comparison, "measured", dict.fromkeys(models, Measured(SEEN, {}, {})))
+        made = [images[place : place + 1] for place in range(prompts)]
+        monkeypatch.setattr(comparison, "studio", SimpleNamespace(images=lambda *how, made=made: iter(made)))
+        comparison.keep_data()
+        if prompts == 2:
+            (tmp_path / "data" / "README.md").write_text("mine")
+            assert len(list((tmp_path / "data").glob("*.parquet"))) == 6
+    rows = datasets.load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 8 and set(rows["model"]) == {"before", "after"} and set(rows["prompt"]) == {"a chef"}
+    assert (tmp_path / "data" / "README.md").read_text() == "mine"
+
+
 class Painter:
     """Stands for a pipeline: paints what it is asked for, and tells how often it was."""
 

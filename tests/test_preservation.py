@@ -1,19 +1,28 @@
 """How alike images stay, and how varied: against their definitions."""
 
+import importlib.metadata
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from rich.console import Console
+from small_world import fields
 
-from fairjax.config import JudgesSection
+import fairjax
+from fairjax.adapters import bundle as bundles
+from fairjax.config import Experiment, JudgesSection
 from fairjax.evaluation.preservation import diversity, features, frechet, preserved, text_features
+from fairjax.evaluation.run import evaluate
 from fairjax.faces import reading
 from fairjax.faces.judges import Semantics
 from fairjax.faces.semantics import CLIP
-from fairjax.models.functional import functional
+from fairjax.models.functional import digest, functional
 from fairjax.portraits import world
 from fairjax.portraits.occupations import OCCUPATIONS
+from fairjax.schema import load
 
 
 class Projection(nnx.Module):
@@ -107,3 +116,50 @@ def test_the_embedded_clip_tells_which_prompt_a_picture_shows():
     similarity = np.einsum("pnd,qd->pnq", images, texts)
     assert (similarity.argmax(-1) == np.arange(len(chosen))[:, None]).mean() > 0.9
     np.testing.assert_allclose(np.linalg.norm(texts, axis=-1), 1, rtol=1e-5)
+
+
+def test_an_evaluation_says_how_images_stay_by_clip_and_dinov2_each(small_world, models, tmp_path):
+    """CLIP-I, DINO and CLIP-T are of the network that they are called by, and its weights are told."""
+    clip = shutil.copytree(small_world / "image_semantics", tmp_path / "clip")
+    config = load(Experiment, None, fields(small_world) | {
+        "judges.semantics": (str(clip), str(models / "dinov2")), "output": str(tmp_path / "run"),
+        "evaluation.subjects": 2, "evaluation.images_per_prompt": 4, "evaluation.num_steps": 2, "prompts.nobody": (),
+    })  # fmt: skip
+    pipeline = fairjax.Pipeline.from_pretrained(small_world)
+    adapter = jax.tree.map(lambda leaf: leaf + 0.1, bundles.init(("unet",), pipeline.params, 2, 1, jax.random.key(0)))
+    fairjax.save_adapter(adapter, pipeline, tmp_path / "adapter")
+    results = evaluate(config, [tmp_path / "adapter"], Console(quiet=True))
+
+    (clip_part, clip_params), (dino_part, dino_params) = reading.semantics_of(config.judges)
+    (tower,) = reading.text_towers(config.judges).values()
+    kept = {name: sorted((tmp_path / "run" / "samples").glob(f"{name}-0*.npz")) for name in ("before", "after")}
+    images = {name: np.concatenate([np.load(path)["images"] for path in paths]) for name, paths in kept.items()}
+    texts = text_features(tower, [entry["prompt"] for entry in results["per_prompt"]])
+    for name, part, params in (("clip", clip_part, clip_params), ("dinov2", dino_part, dino_params)):
+        before, after = (features(part, params, images[when]) for when in ("before", "after"))
+        for kind, held_out in (("trained", False), ("held_out", True)):
+            found = results["preservation"][name][kind]
+            rows = [i for i, entry in enumerate(results["per_prompt"]) if entry["held_out"] == held_out]
+            alike = np.sum(before[rows] * after[rows], axis=-1).mean()
+            assert found["similarity"]["after"] == pytest.approx(alike, abs=1e-5) and alike < 0.9999
+            if name == "clip":
+                asked = np.einsum("pnd,pd->pn", after[rows], texts[rows]).mean()
+                assert found["alignment"]["after"] == pytest.approx(asked, abs=1e-5)
+            else:
+                assert "alignment" not in found  # it knows no words
+    assert results["weights"] == {
+        "model": pipeline.digest, "judge": digest(reading.evaluation_judge(config.judges)[1]),
+        "clip": digest(clip_params), "clip, texts": digest(tower.params), "dinov2": digest(dino_params),
+    }  # fmt: skip
+    assert len(set(results["weights"].values())) == 5
+    installed = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    assert results["versions"] == installed | {"fairjax": fairjax.__version__}
+
+
+def test_networks_of_one_name_are_told_apart_and_none_is_asked_twice(models, tmp_path):
+    folders = [shutil.copytree(models / "dinov2", tmp_path / owner / "net") for owner in ("a", "b")]
+    section = JudgesSection(semantics=(*map(str, folders), str(models / "clip")))
+    assert list(reading.by_name(section, "xyz")) == [*map(str, folders), "clip"]
+    again = JudgesSection(semantics=(str(models / "clip"), f"{models}/clip/"))
+    with pytest.raises(ValueError, match=f"^judges.semantics names {models}/clip twice: each network should be named"):
+        reading.by_name(again, "xy")

@@ -160,7 +160,8 @@ class Comparison:
             "detector": self.config.judges.detector,
             "classifiers": list(self.config.judges.evaluation),
             "weights": {"model": self.pipeline.digest, "judge": digest(self.params)}
-            | {name: digest(params) for name, (_, params) in self.networks.semantics.items()},
+            | {name: digest(params) for name, (_, params) in self.networks.semantics.items()}
+            | {f"{name}, texts": digest(tower.params) for name, tower in self.networks.texts.items()},
             "images_per_prompt": section.images_per_prompt,
             "evaluation_seed": section.seed,
             **self.setting._asdict(),
@@ -332,7 +333,11 @@ class Comparison:
         }
 
     def keep_data(self) -> None:
-        """Writes the images with what was predicted of them into `data/`, as a dataset, a few prompts at a time."""
+        """Writes the images with what was predicted of them into `data/`, as a dataset, a few prompts at a time.
+
+        What an earlier evaluation left there goes.
+        """
+        written: list[Path] = []
         how = {"seed": self.config.evaluation.seed, "base_model": self.config.model} | self.setting._asdict()
         how["guidance_scale"] = float(how["guidance_scale"])
         texts = [prompt.text for prompt in self.prompts]
@@ -341,8 +346,11 @@ class Comparison:
             for images in self.studio.images(column, texts, self.setting, lambda images: None):
                 rows, stem = slice(place, place + len(images)), f"{column.file_name}-{place:04d}"
                 seen = part(self.measured[name].seen, rows)
-                data.write(self.folder / "data", stem, name, images, seen, self.prompts[rows], self.attributes, about)
+                written += data.write(
+                    self.folder / "data", stem, name, images, seen, self.prompts[rows], self.attributes, about
+                )
                 place += len(images)
+        data.remove_others(self.folder / "data", written)
 
     def _report(self, results: dict[str, Any]) -> None:
         """Writes `report.html`, and the same plots and pictures as PNGs into `figures/`."""

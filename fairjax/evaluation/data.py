@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from fairjax.prompts import Prompt
 _SHARD = 512
 """Images in a file."""
 
+_NAMED = re.compile(r"[A-Za-z0-9_-]+-\d{4,}-\d{5}\.parquet")
+"""Files of the dataset: a model, its first prompt's place, and which file it is of these prompts."""
+
 
 def write(
     folder: Path, stem: str, name: str, images: np.ndarray, seen: Seen, prompts: Sequence[Prompt],
     attributes: Sequence[Attribute], about: dict[str, Any],
-) -> None:  # fmt: skip
-    """Writes `{stem}-00000.parquet` and so on: a row for each image.
+) -> list[Path]:  # fmt: skip
+    """Writes `{stem}-00000.parquet` and so on, a row for each image; returns these files.
 
     Args:
         name: of the model that made them.
@@ -43,14 +47,24 @@ def write(
     features = datasets.Features(columns)
     places = [(row, number) for row in range(images.shape[0]) for number in range(images.shape[1])]
     datasets.disable_progress_bars()
+    written = []
     for shard, start in enumerate(range(0, len(places), _SHARD)):
         rows = [
             _row(images[p, n], prompts[p], n, seen, (p, n), attributes) | about | {"model": name}
             for p, n in places[start : start + _SHARD]
         ]
         table = datasets.Dataset.from_list(rows, features=features)
-        with files.whole(folder / f"{stem}-{shard:05d}.parquet") as partial:
+        written.append(folder / f"{stem}-{shard:05d}.parquet")
+        with files.whole(written[-1]) as partial:
             table.to_parquet(str(partial))
+    return written
+
+
+def remove_others(folder: Path, written: Sequence[Path]) -> None:
+    """Removes files of the names that `write` gives but those that were written: `load_dataset` reads all there are."""
+    for path in folder.iterdir():
+        if _NAMED.fullmatch(path.name) and path not in written:
+            path.unlink()
 
 
 def _row(image, prompt, number, seen, place, attributes) -> dict[str, Any]:

@@ -62,8 +62,22 @@ def semantics_of(
 def by_name(
     section: JudgesSection, networks: Iterable[tuple[Semantics, Params]]
 ) -> dict[str, tuple[Semantics, Params]]:  # fmt: skip
-    """The section's networks of the image semantics by their names, without folders and owners."""
-    return {Path(name).name: network for name, network in zip(section.semantics, networks, strict=True)}
+    """The section's networks of the image semantics by what they are called (`called`)."""
+    return dict(zip(called(section), networks, strict=True))
+
+
+def called(section: JudgesSection) -> list[str]:
+    """The names of the section's networks of the image semantics: without folders and owners, but where two are alike.
+
+    Raises:
+        ValueError: one line, where one is named twice.
+    """
+    whole = [str(Path(name)) for name in section.semantics]
+    for name in whole:
+        if whole.count(name) > 1:
+            raise ValueError(f"judges.semantics names {name} twice: each network should be named once")
+    last = [Path(name).name for name in whole]
+    return [short if last.count(short) == 1 else name for short, name in zip(last, whole, strict=True)]
 
 
 def text_towers(section: JudgesSection) -> dict[str, TextTower]:
@@ -73,12 +87,12 @@ def text_towers(section: JudgesSection) -> dict[str, TextTower]:
         FileNotFoundError, ValueError: one line, where it has no tokenizer, say.
     """
     towers = {}
-    for name in section.semantics:
+    for key, name in zip(called(section), section.semantics, strict=True):
         folder = _semantics_folder(name)
         if folders.read_json(folder / "config.json").get("model_type") == "clip":
             network, params, config = vision.load_clip_text(folder)
             params = jax.tree.map(jnp.asarray, params)
-            towers[Path(name).name] = TextTower(network, params, read_tokenizer(folder, config))
+            towers[key] = TextTower(network, params, read_tokenizer(folder, config))
     return towers
 
 
