@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers import UNet2DConditionModel as TorchUNet
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fairjax.adapters import lora
@@ -290,6 +290,22 @@ def test_a_file_that_does_not_fit_says_why_in_one_line(tmp_path, networks, loras
     with pytest.raises(ValueError) as caught:
         adapters.load_lora(tmp_path / "x.safetensors", networks)
     assert message in str(caught.value) and "x.safetensors: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "other",  # Stable Diffusion XL's second text encoder, the names of its UNet, and a deeper text encoder
+    ["lora_te2_text_model_encoder_layers_0_mlp_fc1", "lora_unet_input_blocks_4_1_proj_in",
+     "lora_te_text_model_encoder_layers_11_mlp_fc1"],
+)  # fmt: skip
+def test_a_file_of_kohyas_for_another_model_is_refused_as_one(tmp_path, networks, loras, other):
+    adapters.save_lora(tmp_path / "x.safetensors", networks, loras, names="kohya")
+    tensors = load_file(tmp_path / "x.safetensors")
+    count = sum(name.endswith(".alpha") for name in tensors) + 1
+    tensors |= {f"{other}.lora_down.weight": np.zeros((2, 8)), f"{other}.lora_up.weight": np.zeros((8, 2))}
+    save_file(tensors, tmp_path / "y.safetensors")
+    told = f"y.safetensors: made for another model: 1 of {count} adapted layers do not fit: 1 not in its networks"
+    with pytest.raises(ValueError, match=rf"{told} \({other}\)$"):
+        adapters.load_lora(tmp_path / "y.safetensors", networks)
 
 
 def test_a_file_for_a_further_network_is_refused(tmp_path, networks, loras):

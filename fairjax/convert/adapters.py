@@ -33,6 +33,8 @@ _METADATA = "lora_adapter_metadata"  # diffusers' key in the header of a safeten
 _TEXT_MODEL = "text_model."  # in every published file; newer transformers have dropped it from the module names
 _MOST_LISTED = 4
 PICKLES = (".pt", ".pth")
+_BANKS = (".pkl", ".npy", ".npz")
+_LOGITS = "classifier.3.bias"  # of MobileNetV3, the authors' and ours
 _TOKEN_EMBEDDING = "token_embedding.weight"
 
 
@@ -105,7 +107,7 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
     file, configs = path, {}
     if path.is_dir():
         file = next((path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE)
-    tensors, metadata = (read_state_dict(file), {}) if file.suffix in PICKLES else _read(file)
+    tensors, metadata = read(file)
     if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
         configs = {"": folders.read_json(config)}
     elif _METADATA in metadata:
@@ -281,11 +283,20 @@ def _from_torch(tensor: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tensor.reshape(tensor.shape[:2]).T)
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file."""
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file or a state dict, and the metadata of the former.
+
+    Raises:
+        ValueError, OSError: one line, where it cannot be read, or holds what configurations name as it is.
+    """
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    return folders.read_tensors(path)
+    if path.suffix in _BANKS:
+        raise ValueError(f"{path} is no adapter; a bank of faces needs no conversion: name it as judges.bank")
+    tensors, metadata = (read_state_dict(path), {}) if path.suffix in PICKLES else folders.read_tensors(path)
+    if _LOGITS in tensors:
+        raise ValueError(f"{path} is no adapter; a classifier needs no conversion: name it in judges.classifiers")
+    return tensors, metadata
 
 
 def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN) -> None:
@@ -302,7 +313,7 @@ def is_soft_prompt(path: Path) -> bool:
     Raises:
         ValueError, OSError: one line, where it cannot be read.
     """
-    names = read_state_dict(path) if path.suffix in PICKLES else _read(path)[0]
+    names = read(path)[0]
     return len(names) == 1 or any(name.endswith(_TOKEN_EMBEDDING) for name in names)
 
 
@@ -317,11 +328,10 @@ def load_soft_prompt(path: str | Path) -> tuple[str, SoftPrompt]:
         OSError: if there is no such file.
     """
     path = Path(path)
+    tensors, _ = read(path)
     if path.suffix in PICKLES:
-        rows = next((t for name, t in read_state_dict(path).items() if name.endswith(_TOKEN_EMBEDDING)), None)
+        rows = next((tensor for name, tensor in tensors.items() if name.endswith(_TOKEN_EMBEDDING)), None)
         tensors = {} if rows is None else {SOFT_TOKEN: rows[1:] if rows.ndim == 2 and not rows[:1].any() else rows}
-    else:
-        tensors, _ = _read(path)
     if len(tensors) != 1:
         raise ValueError(f"{path}: a textual inversion holds one tensor; this file holds {len(tensors)}")
     ((token, tensor),) = tensors.items()

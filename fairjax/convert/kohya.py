@@ -8,15 +8,19 @@ Dots of a module's path are underscores in them, so that a network's own modules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from fairjax.adapters import lora
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, misfits
 
 _PREFIXES = {"text_encoder": "lora_te_", "unet": "lora_unet_"}
 _TEXT_MODEL = "text_model."
+_KOHYAS = r"lora_(te\d?|unet)_"
+"""How its names begin; those of models with several text encoders number them."""
+
 _FACTORS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight", "alpha": "alpha"}
 
 
@@ -39,16 +43,23 @@ def to_kohya(tensors: Mapping[str, np.ndarray], scales: Mapping[str, float]) -> 
 
 
 def from_kohya(tensors: Mapping[str, np.ndarray], networks: Mapping[str, Params]) -> dict[str, np.ndarray]:
-    """Tensors under kohya's names under diffusers'; others, and those of modules that no network has, as they are.
+    """Tensors under kohya's names under diffusers'; others as they are.
 
     Args:
         networks: by component, the parameter tree that the file may adapt; abstract will do.
+
+    Raises:
+        ValueError: one line, where kohya's names are of modules that no network has.
     """
     modules = {}
     for component, params in networks.items():
         for module in lora.kernels(params):
             published = _TEXT_MODEL + module.removeprefix(_TEXT_MODEL) if component == "text_encoder" else module
             modules[_PREFIXES[component] + published.replace(".", "_")] = f"{component}.{published}"
+    flats = dict.fromkeys(name.partition(".")[0] for name in tensors if re.match(_KOHYAS, name))
+    if others := [flat for flat in flats if flat not in modules]:
+        wrong = misfits({"not in its networks": others})
+        raise ValueError(f"made for another model: {len(others)} of {len(flats)} adapted layers do not fit: {wrong}")
     renamed = {}
     for name, tensor in tensors.items():
         flat, _, factor = name.partition(".")
