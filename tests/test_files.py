@@ -29,7 +29,7 @@ WRITERS = {
     "a text": lambda path: files.write_text(path, "x" * 10_000),
     "tensors": lambda path: folders.write_tensors(path, {"noise": NOISE}),
     "a picture": write_picture,
-    "a card": lambda path: cards.write(path.parent, {"unet": {}}, None, None, "x" * 10_000),
+    "a card": lambda path: cards.write(path.parent, {"unet": {}}, None, None, cards.Use("x", "x", "x" * 10_000)),
 }
 
 

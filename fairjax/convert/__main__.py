@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from fairjax import files
-from fairjax.config import ADAPTER, CONFIG, Experiment
+from fairjax.config import ADAPTER, Experiment, run_of
 from fairjax.schema import Parser, UserError, blame, command, load
 
 _MAP = """what is read                                     what is written (--to)
@@ -19,6 +20,7 @@ _MAP = """what is read                                     what is written (--to
 
 Several files are read as one adapter: python -m fairjax.convert text_encoder_lora_EMA.pth unet_lora_EMA.pth ...
 Run folders hold averaged (EMA) weights. Pickles (.pth) are read without executing what is in them.
+A pipeline with its adapter merged in is a model, from which no adapter comes back: keep the run.
 Classifiers, face embeddings and banks (.pt, .pth, .pkl) need no conversion: configurations name them as they are."""
 
 
@@ -41,12 +43,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _run(path: Path) -> Path | None:
-    """The run folder that an adapter is of, if it lies in one."""
-    places = (path, path.parent) if path.name == ADAPTER else (path,)
-    return next((place for place in places if (place / CONFIG).is_file()), None)
-
-
 @command
 def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
@@ -55,11 +51,18 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{path}: no such file or folder")
     if options.output.exists():
         raise UserError(f"--output = {str(options.output)!r} exists already: choose a new name")
+    card = options.output.with_suffix(".md")
     if options.to == "kohya" and options.output.suffix != ".safetensors":
         raise UserError(f"--output = {str(options.output)!r} must end in .safetensors")
-    run = next((run for run in map(_run, options.adapters) if run), None)
-    config = load(Experiment, run / CONFIG) if run else None
-    model = options.model or (config.model if config else None)
+    if options.to == "kohya" and card.exists():
+        raise UserError(f"--output = {str(options.output)!r}: {card}, its card, exists already: choose a new name")
+    from fairjax.convert import adapters
+
+    with blame("ADAPTER"):  # what is none is told before a model is asked for, or downloaded
+        for path in filter(Path.is_file, options.adapters):
+            adapters.read(path)
+    configs = [load(Experiment, run) for run in map(run_of, options.adapters) if run]
+    model = options.model or (configs[0].model if configs else None)
     if model is None:
         raise UserError("--model is missing: name the model that the adapter was made for")
     import numpy as np
@@ -71,10 +74,8 @@ def main(argv: list[str]) -> None:
         pipeline = Pipeline.from_pretrained(model)
     with blame("ADAPTER"):
         bundle = bundles.load_adapters(options.adapters, pipeline)
-    results = run / "results.json" if run else None
-    with blame("ADAPTER"):
-        measured = cards.read_results(results) if results and results.is_file() else None
-    about = (bundle, config, measured)
+        config = configs[0] if len(options.adapters) == len(configs) == 1 else None  # of several, one is not all
+        about = (bundle, config, _results(options.adapters[0]) if config and config.model == model else None)
     output, name = options.output, options.output.name
     with blame(f"--output = {str(output)!r}"):
         if options.to == "diffusers":
@@ -82,13 +83,21 @@ def main(argv: list[str]) -> None:
             cards.write(output, *about, cards.use_of_folder(bundle, model, name))
         elif options.to == "kohya":
             bundles.save_kohya(bundle, pipeline, output)
-            use = f'# or put it where AUTOMATIC1111 or ComfyUI look for LoRA\npipe.load_lora_weights("{name}")'
-            files.write_text(output.with_suffix(".md"), cards.card(*about, use))
+            files.write_text(card, cards.card(*about, cards.use_of_kohya(bundle, model, name)))
         else:
             bundles.save_pipeline(bundle, pipeline, output, np.dtype(options.dtype))
-            cards.write(output, *about, cards.use_of_pipeline(bundle, name))
+            cards.write(output, *about, cards.use_of_pipeline(bundle, model, name))
     kinds = ", ".join(sorted(bundle))
     print(f"wrote {output} ({options.to}: {kinds})")
+
+
+def _results(adapter: Path) -> dict[str, Any] | None:
+    """What the run measured of its adapter, if it did; of the best on its way it measured nothing."""
+    from fairjax.convert import cards
+
+    run = run_of(adapter).parent
+    path = run / "results.json"
+    return cards.read_results(path) if adapter in (run, run / ADAPTER) and path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairjax import files
 from fairjax.adapters.bundle import Bundle
-from fairjax.config import Experiment
+from fairjax.config import GUIDANCE_SCALE, Experiment
 from fairjax.convert import adapters, folders
-from fairjax.hub import hub_id
+from fairjax.hub import PORTRAITS, hub_id
 
 _KINDS = {
     "text_encoder": "LoRA of the text encoder", "unet": "LoRA of the UNet",
     "soft_prompt": "soft tokens before the prompt",
 }  # fmt: skip
+
+_DISTANCE = "total_variation"
+"""What results call the distance to the target."""
+
+_IMPORTS = "import torch\nfrom diffusers import StableDiffusionPipeline"
+
+_PRECISION = ".to(torch.float32)"
+"""Of folders in half precision diffusers leaves some networks in it, which then do not fit the others."""
 
 _LIMITS = """## Limits
 
@@ -25,6 +33,15 @@ _LIMITS = """## Limits
 - Measured are the prompts and the classifiers named above. Other prompts, samplers and guidance scales may differ.
 - Even shares say nothing of how people are shown. Look at the pictures before you publish them.
 - The licence is that of the base model; the adapter adds no terms of its own."""
+
+
+class Use(NamedTuple):
+    """How exported weights are used."""
+
+    model: str  # that they are for
+    name: str  # of their file or folder
+    code: str  # Python that draws a picture, where that file or folder is
+    merged: bool = False  # whether they are the whole model's
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -37,103 +54,123 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def write(folder: Path, bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] | None, use: str) -> None:
+def write(folder: Path, bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] | None, use: Use) -> None:
     """Writes `README.md` into a folder of exported weights.
 
     Args:
         config: of the run that made the adapter, if it is known.
-        results: what the run measured (`results.json`), if it did.
-        use: lines of Python that use the weights.
+        results: what the run measured of it (`results.json`), if it did.
     """
     files.write_text(folder / "README.md", card(bundle, config, results, use))
 
 
-def card(bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] | None, use: str) -> str:
+def card(bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] | None, use: Use) -> str:
     """The model card, Markdown with a YAML header as hubs read it; arguments as for `write`."""
-    kinds = " and ".join(_KINDS[kind] for kind in _KINDS if kind in bundle)
-    header = {"library_name": "diffusers", "tags": ["text-to-image", "fairness", "fairjax"]}
-    if config:
-        header |= {"base_model": hub_id(config.model)[0]}
-    if set(bundle) & {"text_encoder", "unet"}:
-        header["tags"] = [*header["tags"], "lora"]
+    is_lora = not use.merged and set(bundle) & {"text_encoder", "unet"}
+    header = {
+        "library_name": "diffusers", "base_model": hub_id(use.model)[0],
+        "tags": ["text-to-image", "fairness", "fairjax"] + ["lora"] * bool(is_lora),
+    }  # fmt: skip
     yaml = "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in header.items())
-    parts = [f"---\n{yaml}---\n\n# A fairer {config.model if config else 'text-to-image model'}", _about(kinds, config)]
+    parts = [f"---\n{yaml}---\n\n# A fairer {use.model}", _about(bundle, config, use)]
     if results:
         parts.append(_measured(results))
-    parts += [f"## Use\n\n```python\n{use.strip()}\n```", _LIMITS]
+    parts += [f"## Use\n\nWhere `{use.name}` is:\n\n```python\n{use.code}\n```", _LIMITS]
     return "\n\n".join(parts) + "\n"
 
 
-def _about(kinds: str, config: Experiment | None) -> str:
+def _about(bundle: Bundle, config: Experiment | None, use: Use) -> str:
+    kinds = " and ".join(_KINDS[kind] for kind in _KINDS if kind in bundle)
+    what = f"`{use.model}` with {kinds} merged in" if use.merged else f"{kinds[0].upper()}{kinds[1:]} for `{use.model}`"
+    elsewhere = f" on `{config.model}`" if config and config.model != use.model else ""
     method = (
-        "It was finetuned with fairjax so that what pictures show of people follows a distribution that was chosen "
-        "(Shen et al., [Finetuning Text-to-Image Diffusion Models for Fairness](https://arxiv.org/abs/2311.07604), "
-        "ICLR 2024)."
+        f"It was finetuned with fairjax{elsewhere} so that what pictures show of people follows a distribution that "
+        "was chosen (Shen et al., [Finetuning Text-to-Image Diffusion Models for "
+        "Fairness](https://arxiv.org/abs/2311.07604), ICLR 2024)."
     )
     if config is None:
-        return f"{kinds}. {method} Which distribution, its maker has to say."
+        return f"{what}. {method} Which distribution, its maker has to say."
     target = config.target
     wished = "evenly" if not (target.distribution or target.marginals) else str(target.distribution or target.marginals)
     others = f", and {len(target.prompts)} prompts with shares of their own" if target.prompts else ""
     others += f", and the shares of {target.table}" if target.table else ""
-    return (
-        f"{kinds} for `{config.model}`. {method} Here: {' x '.join(target.attributes)}, {wished}{others}; "
-        f"{config.training.steps:,} steps, seed {config.seed}."
-    )
+    return f"{what}. {method} Here: {' x '.join(target.attributes)}, {wished}{others}; seed {config.seed}."
 
 
 def _measured(results: Mapping[str, Any]) -> str:
-    """Bias before and after, with intervals, as a table."""
+    """Before and after, with intervals, as a table: bias, and where a target is not even the distance to it."""
+    uneven = {pair["of"] for pair in results["paired"] if pair["measure"] == _DISTANCE}
     lines = [
-        "## Measured",
-        "",
-        "| | a fair model measures | prompts | before | after |",
+        "## Measured", "", f"| | a fair model measures | prompts | before | after {results['steps']:,} steps |",
         "| --- | --- | --- | --- | --- |",
-    ]
+    ]  # fmt: skip
     for name, floor in results["fair_floor"].items():
-        for kind in results["before"]:
-            cells = [_value(results[when][kind][name]) for when in ("before", "after")]
-            lines.append(f"| {name} | {floor:.2f} | {kind.replace('_', ' ')} | {' | '.join(cells)} |")
+        for kind, before in results["before"].items():
+            entries, shown = (before[name], results["after"][kind][name]), kind.replace("_", " ")
+            cells = " | ".join(_value(entry, "bias") for entry in entries)
+            lines.append(f"| {name} | {floor:.2f} | {shown} | {cells} |")
+            if name in uneven:
+                fair, cells = before[name][f"fair_{_DISTANCE}"], " | ".join(_value(e, _DISTANCE) for e in entries)
+                lines.append(f"| {name}: distance to the target | {fair:.2f} | {shown} | {cells} |")
     lines += [
         "",
         f"Bias is the mean absolute difference of class frequencies, over {len(results['per_prompt'])} prompts of "
         f"{results['images_per_prompt']} images (seed {results['evaluation_seed']}, {results['num_steps']} steps, "
         f"guidance {results['guidance_scale']}), with 95% intervals. Classifiers: {', '.join(results['classifiers'])}.",
     ]
+    if uneven:
+        lines += [
+            "",
+            "Where the target is not even, the distance to it is what counts: half the sum of the absolute differences "
+            "between class frequencies and wished shares (total variation).",
+        ]
     return "\n".join(lines)
 
 
-def _value(entry: Mapping[str, Any]) -> str:
-    if entry.get("bias") is None:
+def _value(entry: Mapping[str, Any], measure: str) -> str:
+    if entry.get(measure) is None:
         return "no faces"
-    interval = entry.get("bias_interval")
-    return f"{entry['bias']:.2f}" + (f" ({max(interval[0], 0):.2f} to {interval[1]:.2f})" if interval else "")
+    interval = entry.get(f"{measure}_interval")
+    return f"{entry[measure]:.2f}" + (f" ({max(interval[0], 0):.2f} to {interval[1]:.2f})" if interval else "")
 
 
-def use_of_folder(bundle: Bundle, model: str, folder: str) -> str:
+def use_of_folder(bundle: Bundle, model: str, folder: str) -> Use:
     """How diffusers takes an adapter folder."""
     repository, revision = hub_id(model)
     pinned = f', revision="{revision}"' if revision else ""
-    lines = [
-        "from diffusers import StableDiffusionPipeline",
-        "",
-        f'pipe = StableDiffusionPipeline.from_pretrained("{repository}"{pinned})',
-    ]
+    lines = _IMPORTS.splitlines()
+    if model == PORTRAITS:
+        lines += ["from fairjax.hub import find", "", f'base = find("{PORTRAITS}")  # it ships with fairjax']
+    else:
+        lines += ["", f'base = "{repository}"']
+    lines.append(f"pipe = StableDiffusionPipeline.from_pretrained(base{pinned}){_PRECISION}")
     if set(bundle) & {"text_encoder", "unet"}:
         lines.append(f'pipe.load_lora_weights("{folder}")')
-    prompt = "a photo of the face of a doctor, a person"
     if "soft_prompt" in bundle:
         lines.append(
             f'pipe.load_textual_inversion("{folder}/{adapters.EMBEDDINGS_FILE}", token="{adapters.SOFT_TOKEN}")'
         )
-        prompt = f"{adapters.SOFT_TOKEN} {prompt}"
-    return "\n".join([*lines, f'image = pipe("{prompt}").images[0]'])
+    return Use(model, folder, "\n".join([*lines, _drawing(bundle, model)]))
 
 
-def use_of_pipeline(bundle: Bundle, folder: str) -> str:
+def use_of_kohya(bundle: Bundle, model: str, file: str) -> Use:
+    """The same for a file under kohya's names."""
+    use = use_of_folder(bundle, model, file)
+    told = "# AUTOMATIC1111 and ComfyUI read the file from their folder of LoRA; this is for diffusers"
+    return use._replace(code=f"{told}\n{use.code}")
+
+
+def use_of_pipeline(bundle: Bundle, model: str, folder: str) -> Use:
     """How diffusers takes a whole pipeline."""
+    lines = [
+        _IMPORTS, "",
+        f'pipe = StableDiffusionPipeline.from_pretrained("{folder}"){_PRECISION}', _drawing(bundle, model),
+    ]  # fmt: skip
+    return Use(model, folder, "\n".join(lines), merged=True)
+
+
+def _drawing(bundle: Bundle, model: str) -> str:
+    """The line that draws: soft tokens before the prompt, and guidance that the model is made for."""
     prefix = f"{adapters.SOFT_TOKEN} " if "soft_prompt" in bundle else ""
-    return (
-        f'from diffusers import StableDiffusionPipeline\n\npipe = StableDiffusionPipeline.from_pretrained("{folder}")\n'
-        f'image = pipe("{prefix}a photo of the face of a doctor, a person").images[0]'
-    )
+    guidance = f", guidance_scale={GUIDANCE_SCALE}" if model == PORTRAITS else ""
+    return f'image = pipe("{prefix}a photo of the face of a doctor, a person"{guidance}).images[0]'
