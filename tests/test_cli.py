@@ -1,8 +1,10 @@
 """The programs: mistakes are one line with exit code 2, help is instant, a run leaves what it promises."""
 
+import html
 import importlib.metadata
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -205,6 +207,8 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     assert "like the one before" in told and "varied within a class" in told
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
     assert np.asarray(Image.open(run / "before_after.png")).std() > 10
+    page = (run / "report.html").read_text()
+    assert 'id="training"' in page and f"python train.py {shlex.join(asked)}" in html.unescape(page)
 
     assert train_program.main(asked) == 2
     assert "holds a run already: add --resume" in capsys.readouterr().err
@@ -213,9 +217,15 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     told = "training.learning_rate = 0.0001, but the run has 0.001, loss.face = 0.2, but the run has 0.1"
     assert f"--resume: {told}; a run continues as it was configured" in capsys.readouterr().err
 
-    assert eval_program.main(["--adapter", str(run), "--evaluation.seed", "7"]) == 0
-    again = json.loads((run / "evaluation-7" / "results.json").read_text())
+    measured, asked_again = tmp_path / "measured", ["--adapter", str(run), "--evaluation.seed", "7"]
+    assert eval_program.main([*asked_again, "--output", str(measured)]) == 0
+    again = json.loads((measured / "results.json").read_text())
     assert again["evaluation_seed"] == 7 and again["adapter"] == str(run)
+    assert again["command"] == f"python eval.py {shlex.join(asked_again)} --output {measured}"
+    page = html.unescape((measured / "report.html").read_text())
+    assert 'id="training"' in page and again["command"] in page  # the run's curves, wherever the results go
+    pictures = {path.name for path in (measured / "figures").iterdir()}
+    assert pictures == {"by-prompt-gender.png", "classes.png", "training.png", "pictures.png"}
     assert set(again["nobody"]["faces"]) == {"before", "after"} and again["nobody"]["prompts"]
     assert again["preservation"]["image_semantics"]["held_out"]["alignment"].keys() == {"before", "after"}
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fairjax import __version__, files, parallel, schema
 from fairjax.config import Experiment
-from fairjax.evaluation import data, grid, plots, preservation, report, scores
+from fairjax.evaluation import data, figures, grid, plots, preservation, report, scores
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.measuring import Seen, classify, part, together
 from fairjax.evaluation.scores import Names, Scoring, paired
@@ -27,6 +27,9 @@ from fairjax.fairness.attributes import Target, per_prompt
 from fairjax.models.functional import Params, digest
 from fairjax.pipeline import Pipeline
 from fairjax.prompts import Prompt
+
+FIGURES = "figures"
+"""What a folder of results calls that of the report's plots and pictures as PNGs."""
 
 _SHOWN, _COLUMNS = 4, 8
 """How many prompts of each kind the picture shows, and how many images of each."""
@@ -353,12 +356,15 @@ class Comparison:
         data.remove_others(self.folder / "data", written)
 
     def _report(self, results: dict[str, Any]) -> None:
-        """Writes `report.html`, and the same plots and pictures as PNGs into `figures/`."""
+        """Writes `report.html`, and its plots and pictures as PNGs beside it."""
         sides, titles = self._sides()
         sides = [grid.by_prediction(side, self.scoring.targeted, _IN_REPORT) for side in sides]
         curves = plots.curves({name: column.log for name, column in self.columns.items() if column.log})
         config = schema.dump(self.config)
         report.write(self.folder / "report.html", results, self.attributes, sides, titles, config, curves)
+        figures.write(self.folder / FIGURES, results, self.attributes, curves)
+        with files.whole(self.folder / FIGURES / "pictures.png") as partial:
+            grid.marked(sides, titles, self.attributes).save(partial, "PNG")
 
     def _shown_prompts(self) -> list[int]:
         held_out = [index for index, prompt in enumerate(self.prompts) if prompt.held_out]

@@ -54,6 +54,7 @@ class Dots(NamedTuple):
     """A plot of rows, a dot for each column's value."""
 
     title: str
+    axis: str  # what the values are
     by: str  # what the rows are
     columns: list[str]
     rows: list[Row]
@@ -97,6 +98,24 @@ def said(name: str) -> str:
     return name.replace("_", " ")
 
 
+def of_kind(kind: str) -> str:
+    """What prompts of a kind are called."""
+    return f"{kind.replace('_', '-')} prompts"
+
+
+def beside(row: Row) -> np.ndarray:
+    """How far below the middle of its row each dot is, in rows: intervals must not lie on each other."""
+    number = len(row.values)
+    far = 0.3 * (1 - 1 / number) if any(row.intervals) else 0.0
+    return np.linspace(-far, far, number)
+
+
+def highest(plot: Dots) -> float:
+    """The highest that a plot shows: of its dots, their intervals and the rows' marks."""
+    ends = [ends[1] for row in plot.rows for ends in row.intervals if ends]
+    return max([0.1, *ends, *(value for row in plot.rows for value in (*row.values, row.mark or 0.0))])
+
+
 def measure(results: Results, name: str) -> str:
     """What counts for an attribute, or several together: the bias where each prompt is to show its classes evenly."""
     return "bias" if results["even"].get(name, True) else "total_variation"
@@ -132,18 +151,19 @@ def _floor(results: Results, scores: Mapping[str, Any], name: str, what: str) ->
     return scores[name].get(f"fair_{what}", results["fair_floor"][name] if what == "bias" else None)
 
 
-def _targeted(results: Results, attributes: Sequence[Attribute]) -> list[Attribute]:
+def targeted(results: Results, attributes: Sequence[Attribute]) -> list[Attribute]:
+    """Those that the target speaks of."""
     return [attribute for attribute in attributes if attribute.name in results["even"]]
 
 
 def dumbbells(results: Results, attributes: Sequence[Attribute]) -> list[Dots]:
     """A plot by prompt for each attribute of the target."""
-    return [dumbbell(results, attribute) for attribute in _targeted(results, attributes)]
+    return [dumbbell(results, attribute) for attribute in targeted(results, attributes)]
 
 
 def sweeps(results: Results, attributes: Sequence[Attribute]) -> list[Dots]:
     """Plots by setting for each attribute of the target; none where no other setting was measured at."""
-    return [plot for attribute in _targeted(results, attributes) for plot in sweep(results, attribute.name)]
+    return [plot for attribute in targeted(results, attributes) for plot in sweep(results, attribute.name)]
 
 
 def dumbbell(results: Results, attribute: Attribute) -> Dots:
@@ -165,7 +185,7 @@ def dumbbell(results: Results, attribute: Attribute) -> Dots:
             rows.append(Row(prompt["prompt"], prompt["held_out"], values, [None] * len(values), mark))
     rows.sort(key=lambda row: (row.held_out, row.values[0]))
     title = f"Share of {first}" if two else _title(name, what)
-    return Dots(title, "prompt", columns, rows, "wished" if two else _FAIR, two)
+    return Dots(title, title, "prompt", columns, rows, "wished" if two else _FAIR, two)
 
 
 def _title(name: str, what: str) -> str:
@@ -189,8 +209,8 @@ def sweep(results: Results, name: str) -> list[Dots]:
             values, intervals = ([s[name].get(key) for s in scores] for key in (what, f"{what}_interval"))
             if None not in values:
                 rows.append(Row(title, False, values, intervals, _floor(results, scores[0], name, what)))
-        title = f"{_title(name, what)} at other settings, {said(kind)} prompts"
-        found.append(Dots(title, "setting", columns, rows, _FAIR, False))
+        title = f"{_title(name, what)} at other settings, {of_kind(kind)}"
+        found.append(Dots(title, _title(name, what), "setting", columns, rows, _FAIR, False))
     return found
 
 
@@ -206,7 +226,7 @@ def frequencies(results: Results, attributes: Sequence[Attribute]) -> list[Bars]
                 intervals = entry.get("frequencies_interval", {})
                 ranges = [intervals.get(label) for label in attribute.classes]
                 bars.append(Bar(column, shares, ranges, entry.get("corrected")))
-            title = f"{said(attribute.name)}, {said(kind)} prompts"
+            title = f"{said(attribute.name)}, {of_kind(kind)}"
             found.append(Bars(title, attribute, number, bars, _wished(results, attribute, kind)))
     return found
 
@@ -218,7 +238,7 @@ def _wished(results: Results, attribute: Attribute, kind: str) -> list[float] | 
 
 
 def curves(logs: Mapping[str, Path]) -> dict[str, dict[str, Curve]]:
-    """Loss and bias over the steps of trainings, by what and by whose `log.jsonl`, smoothed over a fiftieth of each."""
+    """Loss and bias over the steps of trainings, by what and by whose `log.jsonl`, each smoothed over a twentieth."""
     found: dict[str, dict[str, Curve]] = {}
     for column, log in logs.items():
         rows = files.json_lines(log, step=int)
@@ -227,7 +247,7 @@ def curves(logs: Mapping[str, Path]) -> dict[str, dict[str, Curve]]:
             if len(logged) < 2:
                 continue
             steps, values = np.array(logged, float).T
-            window = max(1, len(values) // 50)
+            window = max(1, len(values) // 20)
             smooth = np.convolve(values, np.ones(window) / window, mode="valid")
             picked = np.linspace(0, len(smooth) - 1, min(_CURVE_POINTS, len(smooth))).astype(int)
             found.setdefault(name, {})[column] = Curve(steps[window - 1 :][picked], smooth[picked])

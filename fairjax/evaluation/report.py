@@ -15,7 +15,7 @@ from PIL import Image
 from fairjax import files
 from fairjax.evaluation import plots
 from fairjax.evaluation.grid import Side, marks, palette
-from fairjax.evaluation.plots import Bars, Curve, Dots, Results, Row
+from fairjax.evaluation.plots import Bars, Curve, Dots, Results
 from fairjax.fairness.attributes import Attribute
 
 _THUMBNAIL = 128
@@ -92,23 +92,20 @@ def write(
 
 def dots(plot: Dots) -> dict[str, Any]:
     """A plot of rows of dots, in the units of the page."""
-    ends = [ends[1] for row in plot.rows for ends in row.intervals if ends]
-    highest = max([0.1, *ends, *(value for row in plot.rows for value in (*row.values, row.mark or 0.0))])
-    scale = Scale(0.0, 1.0 if plot.share else highest * 1.05)
-    rows = [
-        row._asdict()
-        | {
+    scale = Scale(0.0, 1.0 if plot.share else plots.highest(plot) * 1.05)
+    rows = []
+    for number, row in enumerate(plot.rows):
+        ys = (34 + (number + plots.beside(row)) * _ROW).round(1).tolist()
+        rows.append(row._asdict() | {
             "y": 34 + number * _ROW,
-            "places": [(scale.x(value), y) for value, y in zip(row.values, _beside(row), strict=True)],
+            "places": [(scale.x(value), y) for value, y in zip(row.values, ys, strict=True)],
             "ranges": [
                 (scale.x(max(ends[0], 0.0)), scale.x(ends[1]), y)
-                for ends, y in zip(row.intervals, _beside(row), strict=True)
+                for ends, y in zip(row.intervals, ys, strict=True)
                 if ends
             ],
             "mark_x": None if row.mark is None else scale.x(row.mark),
-        }
-        for number, row in enumerate(plot.rows)
-    ]
+        })  # fmt: skip
     same = {round(row.mark, 6) for row in plot.rows if row.mark is not None}
     ticks = np.linspace(scale.low, scale.high, 5)
     return plot._asdict() | {
@@ -117,13 +114,6 @@ def dots(plot: Dots) -> dict[str, Any]:
         "mark_value": same.pop() if len(same) == 1 else None,
         "ticks": [(scale.x(tick), f"{tick:.0%}" if plot.share else f"{tick:.2f}") for tick in ticks],
     }  # fmt: skip
-
-
-def _beside(row: Row) -> list[float]:
-    """How far below the middle of its row each dot is: where intervals are drawn, they must not lie on each other."""
-    if not any(row.intervals):
-        return [0.0] * len(row.values)
-    return [float(y) for y in np.linspace(-0.3, 0.3, len(row.values)).round(3) * _ROW]
 
 
 def _stacked(plot: Bars) -> dict[str, Any]:

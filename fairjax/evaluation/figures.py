@@ -1,0 +1,195 @@
+"""The plots of a report as PNGs, each for itself, as a paper wants them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fairjax import files
+from fairjax.evaluation import plots
+from fairjax.evaluation.columns import BASE
+from fairjax.evaluation.grid import marks
+from fairjax.evaluation.plots import Bars, Curve, Dots, Results
+from fairjax.fairness.attributes import Attribute
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI, _TALLEST = 200, 2**16 - 1
+"""Dots per inch, and the most of them that a picture may be high."""
+
+_SHAPES = "oosD^vP*X"
+"""Of the dots of columns, so that they are told apart without colours."""
+
+_INK, _SOFT, _FAINT = "#1f2328", "#57606a", "#8c959f"
+_LONGEST = 44
+"""Of titles, in characters."""
+_STYLE = {
+    "font.size": 9, "axes.titlesize": 9, "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": _FAINT, "xtick.color": _INK, "ytick.color": _INK,
+    "legend.frameon": False, "legend.fontsize": 8,
+    "text.parse_math": False,  # a prompt may hold dollars
+}  # fmt: skip
+
+
+def write(
+    folder: Path, results: Results, attributes: Sequence[Attribute], curves: Mapping[str, Mapping[str, Curve]]
+) -> None:
+    """Draws into `folder`: by prompt and by setting what counts for each attribute of the target, and for all of them
+    the classes; and the curves of trainings, as `plots.curves` gives them.
+    """  # fmt: skip
+    import matplotlib
+
+    folder.mkdir(exist_ok=True)
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # prompts may be in any script; fonts are not
+        for attribute in plots.targeted(results, attributes):
+            name = re.sub(r"\W+", "-", attribute.name)
+            save(by_prompt(plots.dumbbell(results, attribute)), folder / f"by-prompt-{name}.png")
+            if swept := plots.sweep(results, attribute.name):
+                save(by_setting(swept, plots.kinds(results)), folder / f"by-setting-{name}.png")
+        save(classes(plots.frequencies(results, attributes), len(plots.kinds(results))), folder / "classes.png")
+        if curves:
+            save(training(curves, list(results["columns"])), folder / "training.png")
+
+
+def save(figure: Figure, path: Path) -> None:
+    with files.whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=min(_DPI, _TALLEST / figure.get_figheight()))
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, **how: Any) -> tuple[Figure, np.ndarray]:
+    """As wide as the text of a paper."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, height), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.05)
+    return figure, figure.subplots(rows, columns, squeeze=False, **how)
+
+
+def by_prompt(plot: Dots) -> Figure:
+    figure, ((axes,),) = _figure(1.1 + 0.2 * len(plot.rows))
+    _rows(axes, plot)
+    held_out = [y for y, row in enumerate(plot.rows) if row.held_out]
+    if held_out:
+        axes.axhspan(held_out[0] - 0.5, held_out[-1] + 0.5, color="#eef1f4", zorder=0, label="held out")
+    axes.set_xlabel(plot.axis)
+    axes.set_xlim(0, 1 if plot.share else 1.05 * plots.highest(plot))
+    if plot.share:
+        axes.xaxis.set_major_formatter("{x:.0%}")
+    _legend(figure, axes)
+    return figure
+
+
+def by_setting(found: Sequence[Dots], kinds: Sequence[str]) -> Figure:
+    each = 0.14 * len(found[0].columns) + 0.12
+    figure, (panels,) = _figure(1.2 + each * len(found[0].rows), 1, len(found), sharex=True)
+    for axes, plot, kind in zip(panels, found, kinds, strict=True):
+        _rows(axes, plot)
+        axes.set_title(plots.of_kind(kind))
+        axes.tick_params(labelleft=axes is panels[0])
+    panels[0].set_xlim(0, 1.05 * max(map(plots.highest, found)))
+    figure.supxlabel(found[0].axis, fontsize="medium")
+    _legend(figure, panels[0])
+    return figure
+
+
+def _rows(axes: Axes, plot: Dots) -> None:
+    """Rows of dots, from above."""
+    for y, row in enumerate(plot.rows):
+        if row.mark is not None:
+            label = plot.mark if y == 0 else None
+            axes.plot([row.mark] * 2, [y - 0.5, y + 0.5], "--", color=_INK, linewidth=1, zorder=1, label=label)
+        if not any(row.intervals):
+            axes.hlines(y, min(row.values), max(row.values), color=_FAINT, linewidth=1.5, zorder=2)
+    for number, (column, how) in enumerate(zip(plot.columns, _looks(plot.columns), strict=True)):
+        values = [row.values[number] for row in plot.rows]
+        below = [y + plots.beside(row)[number] for y, row in enumerate(plot.rows)]
+        error = _error(values, [row.intervals[number] for row in plot.rows])
+        axes.errorbar(
+            values, below, xerr=error, fmt=how["marker"], markersize=6.5, markerfacecolor=how["face"],
+            markeredgecolor=how["edge"], markeredgewidth=how["width"], ecolor=how["line"], elinewidth=1,
+            label=_short(column), zorder=3, clip_on=False,
+        )  # fmt: skip
+    axes.set_yticks(range(len(plot.rows)), [_short(row.title) for row in plot.rows])
+    axes.set_ylim(len(plot.rows) - 0.5, -0.5)
+    axes.tick_params(left=False)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _error(values: Sequence[float], intervals: Sequence[plots.Range]) -> np.ndarray | None:
+    """[2, n] how far intervals reach below values and above them, to 0 at most; nothing where there are none."""
+    if not any(intervals):
+        return None
+    ends = [ends or (value, value) for value, ends in zip(values, intervals, strict=True)]
+    error = [(value - max(low, 0.0), high - value) for value, (low, high) in zip(values, ends, strict=True)]
+    return np.maximum(np.array(error).T, 0)
+
+
+def _looks(columns: Sequence[str]) -> list[dict[str, Any]]:
+    """How columns are drawn: the base's dots and bars are hollow, the others' told apart where they meet."""
+    found = []
+    for number, (column, colour) in enumerate(zip(columns, marks(columns), strict=True)):
+        edge, width, line = (_SOFT, 1.2, _SOFT) if column == BASE else ("#ffffff", 0.4, colour)
+        shape = _SHAPES[number % len(_SHAPES)]
+        found.append({"marker": shape, "face": colour, "edge": edge, "width": width, "line": line})
+    return found
+
+
+def classes(found: Sequence[Bars], kinds: int) -> Figure:
+    """A row of panels for each attribute, in it bars for each class and column, and the share that is wished."""
+    figure, panels = _figure(0.6 + 1.7 * len(found) / kinds, len(found) // kinds, kinds, sharey=True)
+    for axes, plot in zip(panels.flat, found, strict=True):
+        columns, places = [bar.column for bar in plot.bars], np.arange(len(plot.attribute.classes))
+        width = 0.8 / len(columns)
+        for number, (bar, how) in enumerate(zip(plot.bars, _looks(columns), strict=True)):
+            x = places + (number + 0.5) * width - 0.4
+            axes.bar(x, bar.shares, width, color=how["face"], edgecolor=how["line"], label=_short(bar.column))
+            error = _error(bar.shares, bar.intervals)
+            for colour, wide in (("#ffffff", 2), (_INK, 0.9)):  # seen on any bar
+                axes.errorbar(x, bar.shares, error, fmt="none", ecolor=colour, elinewidth=wide)
+        for place, wished in zip(places, plot.wished or (), strict=False):
+            across, label = [place - 0.45, place + 0.45], "wished" if place == 0 else None
+            axes.plot(across, [wished] * 2, color="#ffffff", linewidth=2)
+            axes.plot(across, [wished] * 2, "--", color=_INK, linewidth=1, label=label)
+        axes.set(title=plot.title, ylim=(0, 1))
+        axes.set_xticks(places, plot.attribute.classes)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    _legend(figure, next((axes for axes, plot in zip(panels.flat, found, strict=True) if plot.wished), panels.flat[0]))
+    return figure
+
+
+def training(curves: Mapping[str, Mapping[str, Curve]], columns: Sequence[str]) -> Figure:
+    """A panel for each figure that is logged, a line for each training."""
+    figure, (panels,) = _figure(2.4, 1, len(curves))
+    colours = dict(zip(columns, marks(columns), strict=True))
+    for axes, (name, by_column) in zip(panels, curves.items(), strict=True):
+        for column, curve in by_column.items():
+            axes.plot(curve.steps, curve.values, color=colours[column], linewidth=1.2, label=_short(column))
+        axes.set(title=plots.said(name.replace("/", ": ")), xlabel="step")
+        axes.set_ylim(bottom=min(0.0, *(curve.values.min() for curve in by_column.values())))
+        axes.grid(alpha=0.3)
+    if len(next(iter(curves.values()))) > 1:
+        _legend(figure, panels[0])
+    return figure
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip() + "…"
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the panels, in as many columns as fit; what lines are comes last."""
+    from matplotlib.container import Container
+
+    pairs = sorted(
+        zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: not isinstance(pair[0], Container)
+    )
+    handles, labels = zip(*pairs, strict=True)
+    figure.legend(handles, labels, loc="outside upper center", ncols=max(1, 100 // (max(map(len, labels)) + 8)))
