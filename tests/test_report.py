@@ -48,6 +48,7 @@ def entry(rng, attribute):
     shares = rng.dirichlet(np.ones(len(attribute.classes)))
     found = {
         "bias": float(np.abs(shares[:, None] - shares).mean()), "bias_interval": [-0.1, 0.3],
+        "fair_bias": {"gender": 0.1, "skin_tone": 0.07, "age": 0.1}[attribute.name],
         "bias_without_floor": 0.2, "bias_without_floor_interval": [0.05, 0.3],
         "frequencies": dict(zip(attribute.classes, map(float, shares), strict=True)),
         "frequencies_interval": {label: [0.05, 0.95] for label in attribute.classes},
@@ -233,7 +234,7 @@ def test_the_sweep_shows_what_counts_with_its_intervals_and_its_floor(results):
             for row, setting in zip(plot.rows, measured_at, strict=True):
                 assert row.values == [setting[column][kind][name][what] for column in COLUMNS]
                 assert row.intervals == [ends] * 3
-                assert row.mark == setting["before"][kind][name].get("fair_" + what, floor[kind])
+                assert row.mark == setting["before"][kind][name]["fair_" + what]
             assert plot.rows[0].mark == floor[kind]
     del results["sweep"]
     assert plots.sweep(results, "gender") == []

@@ -108,6 +108,21 @@ def test_each_measure_has_an_interval_a_floor_and_a_value_without_it():
     json.dumps(found, allow_nan=False)
 
 
+def test_each_class_has_an_interval_of_its_share():
+    """A class that is never shown has none that reaches below 0; more prompts narrow the others."""
+    target, rng = np.full(3, 1 / 3), np.random.default_rng(0)
+    widths = []
+    for prompts in (6, 60):
+        found = of_tones(np.tile([0.6, 0.4, 0.0], (prompts, 1)), 32, rng, target)
+        ranges = found["frequencies_interval"]
+        assert all(low <= found["frequencies"][name] <= high for name, (low, high) in ranges.items())
+        assert ranges[TONE.classes[2]] == [0, 0]
+        widths.append(np.ptp(ranges[TONE.classes[0]]))
+    # drawn anew twice, images and prompts: 0.6 of 32 images varies by root(0.24 / 32) in each
+    expected = [2 * 1.96 * np.sqrt(2 * 0.24 / 32 / prompts) for prompts in (6, 60)]
+    assert widths == pytest.approx(expected, rel=0.3)
+
+
 def test_images_without_a_face_do_not_lower_the_floor():
     """Half of the images show nobody: the floor is that of the other half, and a fair model is told to be fair."""
     even = np.full(3, 1 / 3)
@@ -141,6 +156,7 @@ def test_where_no_image_shows_a_face_every_measure_is_null():
     for name in CHANCE:
         keys = (name, f"fair_{name}", f"{name}_interval", f"{name}_without_floor", f"{name}_without_floor_interval")
         assert [found[key] for key in keys] == [None] * 5
+    assert found["frequencies_interval"] == dict.fromkeys(TONE.classes)
 
 
 def test_shares_are_corrected_for_the_classifiers_errors():

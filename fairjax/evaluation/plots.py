@@ -142,13 +142,13 @@ def _line(results: Results, name: str, what: str, title: str, target: bool) -> L
     entries = [results[column][kind][name] for kind in kinds(results) for column in results["columns"]]
     cells = [Cell(entry.get(what), entry.get(f"{what}_interval")) for entry in entries]
     without = what.endswith("_without_floor")
-    fair = [0.0 if without else _floor(results, results[BASE][kind], name, what) for kind in kinds(results)]
+    fair = [0.0 if without else _floor(results[BASE][kind], name, what) for kind in kinds(results)]
     return Line(title, target, fair, cells)
 
 
-def _floor(results: Results, scores: Mapping[str, Any], name: str, what: str) -> float | None:
+def _floor(scores: Mapping[str, Any], name: str, what: str) -> float | None:
     """What an exactly fair model measures on average, of the prompts that these scores are of."""
-    return scores[name].get(f"fair_{what}", results["fair_floor"][name] if what == "bias" else None)
+    return scores[name].get(f"fair_{what}")
 
 
 def targeted(results: Results, attributes: Sequence[Attribute]) -> list[Attribute]:
@@ -180,7 +180,7 @@ def dumbbell(results: Results, attribute: Attribute) -> Dots:
             mark = prompt["wished"][name][first]
         else:
             values = [prompt[column][name][what] for column in columns]
-            mark = _floor(results, prompt[BASE], name, what)
+            mark = _floor(prompt[BASE], name, what)
         if None not in values:
             rows.append(Row(prompt["prompt"], prompt["held_out"], values, [None] * len(values), mark))
     rows.sort(key=lambda row: (row.held_out, row.values[0]))
@@ -208,7 +208,7 @@ def sweep(results: Results, name: str) -> list[Dots]:
             scores = [setting["columns"][column][kind] for column in columns]
             values, intervals = ([s[name].get(key) for s in scores] for key in (what, f"{what}_interval"))
             if None not in values:
-                rows.append(Row(title, False, values, intervals, _floor(results, scores[0], name, what)))
+                rows.append(Row(title, False, values, intervals, _floor(scores[0], name, what)))
         title = f"{_title(name, what)} at other settings, {of_kind(kind)}"
         found.append(Dots(title, _title(name, what), "setting", columns, rows, _FAIR, False))
     return found

@@ -116,11 +116,11 @@ def _number(value: float) -> float | None:
 def intervals(
     scoring: Scoring, prompts: Sequence[Mapping[str, Any]], wished: np.ndarray, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """By what is counted, what goes with the means over prompts of bias, total variation and divergence.
+    """By what is counted, what goes with the means over prompts of bias, total variation, divergence and class shares.
 
-    Of each its 95% interval, and it and its interval `without_floor`: without what chance adds at the number of images
-    that show a face. None where no image does. A divergence that is infinite for any prompt is so in the mean:
-    `divergence` is None then too, and `divergence_infinite` says for how many.
+    Of each its 95% interval; but for the shares also it and its interval `without_floor`: without what chance adds at
+    the number of images that show a face. None where no image does. A divergence that is infinite for any prompt is so
+    in the mean: `divergence` is None then too, and `divergence_infinite` says for how many.
 
     Args:
         prompts: what `of_prompt` gave, of p prompts.
@@ -131,6 +131,8 @@ def intervals(
         key = " x ".join(names)
         counts = np.array([scores[key]["counts"] for scores in prompts])
         found[key] = _chance(counts, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], seed)
+        if len(names) == 1:
+            found[key]["frequencies_interval"] = _share_intervals(scoring.cells(names), counts, seed)
         targets = [scoring.wished(names, row) for row in wished]
         if targets[0] is None:
             continue
@@ -158,6 +160,16 @@ def _chance(
         f"{name}_without_floor": value,
         f"{name}_without_floor_interval": [low, high],
     }
+
+
+def _share_intervals(classes: Sequence[str], counts: np.ndarray, seed: int) -> dict[str, list[float] | None]:
+    """By class, the interval of its share; None where there are no images."""
+    found: dict[str, list[float] | None] = {}
+    for place, name in enumerate(classes):
+        interval = bootstrap(counts, lambda shares, place=place: shares[..., place], np.random.default_rng(seed))
+        ends = np.clip(interval[1:], 0, 1).tolist()
+        found[name] = None if math.isnan(interval.value) else ends
+    return found
 
 
 def paired(
