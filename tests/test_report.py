@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, read by a browser, on a phone and by a screen reader."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import browsing
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import color
 
 from fairjax.evaluation import figures, grid, plots, report
 from fairjax.fairness.attributes import Attribute
@@ -333,6 +335,42 @@ def test_a_picture_of_thousands_of_prompts_is_not_too_high_to_be_drawn(tmp_path)
 
     figures.save(Figure(figsize=(0.5, 900)), tmp_path / "high.png")
     assert Image.open(tmp_path / "high.png").size[1] == pytest.approx(2**16, rel=0.01)
+
+
+# Machado, Oliveira and Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency (2009): what
+# linear RGB becomes to who has no cones of one kind
+DEFICIENT = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "none": np.eye(3),
+}
+
+
+def seen(colour, matrix):
+    """CIELAB of a colour "#rrggbb", as seen with a deficiency."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    less = np.clip(np.array(matrix) @ linear, 0, 1)
+    return color.rgb2lab(np.where(less <= 0.0031308, 12.92 * less, 1.055 * less ** (1 / 2.4) - 0.055))
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENT)
+def test_classes_and_columns_are_told_apart_by_any_colour_vision(deficiency):
+    """Ten units of CIEDE2000 are seen at a glance."""
+
+    def nearest(colours):
+        labs = [seen(colour, DEFICIENT[deficiency]) for colour in colours]
+        return min(color.deltaE_ciede2000(a, b) for a, b in itertools.combinations(labs, 2))
+
+    palettes = [grid.palette(number, "a" * count) for number in range(4) for count in range(2, 9)]
+    assert min(map(nearest, [*palettes, grid.marks("a" * 8)])) > 10
+    if deficiency in ("protanopia", "deuteranopia"):  # brown and olive are one colour to them
+        assert (
+            nearest(("#B5651D", "#6B8E23"))
+            < 10
+            < color.deltaE_ciede2000(*(seen(colour, np.eye(3)) for colour in ("#B5651D", "#6B8E23")))
+        )
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ _PALETTES = (
     ("#F5D5B5", "#D9A066", "#9C6B3F", "#4A2F1E", "#7A7A7A"),
     ("#56B4E9", "#CC79A7", "#009E73", "#E69F00"),
 )
+_MANY = ("#D55E00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#1F2328", "#E69F00")
 _COLUMNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SCALE, _WIDEST, _BAR, _GAP, _MARGIN, _TITLE = 2, 256, 22, 4, 16, 26
 _PAPER, _INK, _FAINT = "#FFFFFF", "#1F2328", "#E3E6EA"
@@ -66,7 +67,8 @@ def image_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
 
 def palette(number: int, classes: Sequence[str]) -> tuple[str, ...]:
     """The colours of the classes of the attribute of this number."""
-    return _spread(_PALETTES[number % len(_PALETTES)], len(classes))
+    own = _PALETTES[number % len(_PALETTES)]
+    return _spread(own if len(classes) <= len(own) else _MANY, len(classes))
 
 
 def marks(columns: Sequence[str]) -> list[str]:
@@ -75,7 +77,7 @@ def marks(columns: Sequence[str]) -> list[str]:
 
 
 def _spread(colours: Sequence[str], count: int) -> tuple[str, ...]:
-    """As many colours: the first of these, or more between them."""
+    """As many colours: the first of these; where they are too few, others between them, which are less easily told."""
     if count <= len(colours):
         return tuple(colours[:count])
     known = np.array([ImageColor.getrgb(colour) for colour in colours])
