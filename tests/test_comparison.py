@@ -272,6 +272,16 @@ def test_the_usual_sweep_turns_one_thing_at_a_time():
     assert with_sweep(own) is own
 
 
+def test_a_model_that_is_used_without_guidance_is_swept_over_smaller_scales():
+    """As the embedded one, whose pictures fall apart at those that Stable Diffusion wants."""
+    config = load(Experiment, None)
+    settings = [Setting.of(config, otherwise) for otherwise in with_sweep(config).evaluation.sweep]
+    assert Setting.of(config).guidance_scale == 1
+    assert [setting.guidance_scale for setting in settings] == [1.5, 2, 3, 1, 1, 1]
+    assert [setting.num_steps for setting in settings] == [12, 12, 12, 15, 50, 12]
+    assert [setting.solver for setting in settings] == ["dpm-solver++"] * 5 + ["ddim"]
+
+
 def test_subjects_that_the_classifier_does_not_know_are_not_called_unrecognised(comparison):
     prompts, comparison.prompts = comparison.prompts, [Prompt("a king", "king", False)] * 2
     try:
