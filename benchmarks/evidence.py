@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, help="of a step (default: the configuration's)")
     parser.add_argument("--subjects", type=int, default=24, help="trained and held-out ones measured (default: 24)")
     parser.add_argument("--images", type=int, default=64, help="of each prompt measured (default: 64)")
-    parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
+    parser.add_argument("--picture", type=Path, help="a PNG to draw")
     options = parser.parse_args()
     study = STUDIES[options.study]
     folder, said = options.runs / f"{options.steps}-steps", {}

@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
     parser.add_argument("--batches", type=int, default=4, help="prompts, each with 16 images (default: 4)")
-    parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
+    parser.add_argument("--picture", type=Path, help="a PNG to draw")
     options = parser.parse_args()
     parallel.prepare()
     changes = {"num_steps": (options.steps,) * 2, "prompts_per_step": 1, "grad_steps": None}

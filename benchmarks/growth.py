@@ -88,7 +88,7 @@ def draw(found: dict[str, dict[int, Measured]], title: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--picture", type=Path, help="a PNG to draw; needs matplotlib")
+    parser.add_argument("--picture", type=Path, help="a PNG to draw")
     options = parser.parse_args()
     parallel.prepare()
     console, usual = Console(), Size()

@@ -1,16 +1,18 @@
-"""A browser without a window, and the picture of a report that README shows:
+"""A browser without a window, and the picture of a report that README shows, which this makes of one of eval.py's:
 
-python tests/browsing.py runs/portraits-gender/evaluation-1000/report.html docs/report.png
+python tests/browsing.py runs/portraits-gender/evaluation-1000/report.html
 """
 
+import argparse
 import contextlib
 import shutil
-import sys
 from pathlib import Path
 
 from PIL import Image
 
 WIDTH, HEIGHT = 1000, 1500
+SHOWN = Path(__file__).parent.parent / "docs" / "report.png"
+"""What README shows."""
 
 
 def chromium():
@@ -38,5 +40,12 @@ def screenshot(running, page, path):
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path, help="a report.html")
+    options = parser.parse_args()
+    if not options.report.is_file():
+        parser.error(f"{options.report} is no file: name a report.html, as eval.py leaves it")
+    if chromium() is None:
+        parser.error("no Chromium on this machine (apt-get install chromium)")
     with browser() as running:
-        screenshot(running, *map(Path, sys.argv[1:]))
+        screenshot(running, options.report, SHOWN)

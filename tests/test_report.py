@@ -15,6 +15,7 @@ from fairjax.evaluation import figures, grid, plots, report
 from fairjax.fairness.attributes import Attribute
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 ATTRIBUTES = (
     Attribute("gender", ("female", "male")),
     Attribute("skin_tone", ("light", "medium", "tan", "deep")),
@@ -434,11 +435,14 @@ def test_a_browser_shows_it_without_anything_missing_or_sticking_out(page, brows
 
 
 def test_the_picture_for_the_readme_shows_the_page(page, browser, tmp_path):
+    """And README's is such a one."""
     browsing.screenshot(browser, page, tmp_path / "report.png")
-    shown = np.asarray(Image.open(tmp_path / "report.png").convert("RGB"))
-    assert shown.shape == (browsing.HEIGHT, browsing.WIDTH, 3)
-    assert (shown == 255).all(-1).mean() > 0.5 and (shown.max(-1) < 80).mean() > 0.01  # dark on white
-    assert (tmp_path / "report.png").stat().st_size < 200_000
+    for path in (tmp_path / "report.png", browsing.SHOWN):
+        shown = np.asarray(Image.open(path).convert("RGB"))
+        assert shown.shape == (browsing.HEIGHT, browsing.WIDTH, 3)
+        assert (shown == 255).all(-1).mean() > 0.5 and (shown.max(-1) < 80).mean() > 0.01  # dark on white
+        assert path.stat().st_size < 200_000
+    assert f"({browsing.SHOWN.relative_to(ROOT)})" in (ROOT / "README.md").read_text()
 
 
 def test_everything_is_reached_by_keyboard(page, browser):
