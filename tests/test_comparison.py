@@ -24,6 +24,7 @@ from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import Judge
 from fairjax.faces.located import FixedBox
 from fairjax.fairness.attributes import Attribute, Target
+from fairjax.fairness.intervals import corrected_interval
 from fairjax.fairness.metrics import fair_floor
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.prompts import Prompt
@@ -78,6 +79,20 @@ def test_the_results_are_what_counting_gives(comparison):
     assert held_out["no_face"] == 0.25 and held_out["recognised"] == 1
     # its own target: all young, of which one of three is
     assert held_out["age"]["total_variation"] == pytest.approx(2 / 3)
+
+
+def test_shares_are_corrected_by_the_errors_of_the_judge(comparison, monkeypatch):
+    """By kind of prompts and over all of their images, of attributes whose errors are known and of no others."""
+    errors = np.array([[60, 40], [10, 90]])
+    monkeypatch.setattr(comparison, "errors", {"gender": errors, "skin_tone": np.eye(4)})
+    means = comparison._means(comparison._by_prompt(SEEN))
+    for kind, counts in (("trained", [1, 3]), ("held_out", [2, 1])):  # women and men, as they are seen
+        found = np.array([means[kind]["gender"]["corrected"][label] for label in HEADS["gender"]])
+        np.testing.assert_allclose(found.T, corrected_interval(counts, errors, np.random.default_rng(0)))
+        assert "corrected" not in means[kind]["age"] and "skin_tone" not in means[kind]
+    # of 30 women and 70 men it takes 18 and 7 for women
+    assert means["trained"]["gender"]["corrected"]["female"][0] == pytest.approx(0.3, abs=1e-3)
+    assert means["trained"]["gender"]["frequencies"]["female"] == 0.25
 
 
 def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(comparison, capsys):
