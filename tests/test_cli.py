@@ -11,15 +11,19 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from running import states
 from small_world import SIDE, arguments
 
 import eval as eval_program
 import train as train_program
 from fairjax import generate, parallel
 from fairjax.config import Experiment
+from fairjax.convert.bundles import load_adapter
+from fairjax.pipeline import Pipeline
 from fairjax.schema import UserError, load
 from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
@@ -183,6 +187,17 @@ def installed_without_fairjax(name, version=importlib.metadata.version):
     return version(name)
 
 
+def assert_the_average_is_exported(run, world):
+    """In `adapter/` is the moving average of the last checkpoint, and not the adapter of the last step."""
+    kept, moved = states(run), []
+    exported = load_adapter(run, Pipeline.from_pretrained(str(world)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(exported):
+        average, last = (kept[max(kept)][f"['{tree}']{jax.tree_util.keystr(path)}"] for tree in ("ema", "bundle"))
+        np.testing.assert_array_equal(leaf, average)
+        moved.append(np.any(leaf != last))
+    assert any(moved)
+
+
 def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys, mistake, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", installed_without_fairjax)
     run = tmp_path / "run"
@@ -196,6 +211,7 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     )
     left = {path.name for path in run.iterdir()}
     assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
+    assert_the_average_is_exported(run, small_world)
     results = json.loads((run / "results.json").read_text())
     for name in ("before", "after"):
         for kind in ("trained", "held_out"):
