@@ -149,15 +149,12 @@ def classes(found: Sequence[Bars], kinds: int) -> Figure:
         columns, places = [bar.column for bar in plot.bars], np.arange(len(plot.attribute.classes))
         width = 0.8 / len(columns)
         for number, (bar, how) in enumerate(zip(plot.bars, _looks(columns), strict=True)):
-            x = places + (number + 0.5) * width - 0.4
-            axes.bar(x, bar.shares, width, color=how["face"], edgecolor=how["line"], label=_short(bar.column))
-            error = _error(bar.shares, bar.intervals)
-            for colour, wide in (("#ffffff", 2), (_INK, 0.9)):  # seen on any bar
-                axes.errorbar(x, bar.shares, error, fmt="none", ecolor=colour, elinewidth=wide)
+            x, pale = places + (number + 0.5) * width - 0.4, 0.45  # so that lines are seen on any bar
+            axes.bar(x, bar.shares, width, color=(how["face"], pale), edgecolor=how["line"], label=_short(bar.column))
+            axes.errorbar(x, bar.shares, _error(bar.shares, bar.intervals), fmt="none", ecolor=_INK, elinewidth=1)
         for place, wished in zip(places, plot.wished or (), strict=False):
-            across, label = [place - 0.45, place + 0.45], "wished" if place == 0 else None
-            axes.plot(across, [wished] * 2, color="#ffffff", linewidth=2)
-            axes.plot(across, [wished] * 2, "--", color=_INK, linewidth=1, label=label)
+            label = "wished" if place == 0 else None
+            axes.plot([place - 0.45, place + 0.45], [wished] * 2, "--", color=_INK, linewidth=1, label=label)
         axes.set(title=plot.title, ylim=(0, 1))
         axes.set_xticks(places, plot.attribute.classes)
         axes.yaxis.set_major_formatter("{x:.0%}")
