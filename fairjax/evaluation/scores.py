@@ -1,7 +1,7 @@
 """What images show, counted: class shares, bias and distance to what is wished, for a prompt and over prompts.
 
 A prompt's scores are a nested dict of numbers, ready for JSON: None where no image shows a face, or a divergence is not
-finite. Those of several prompts are the means of what they have.
+finite. Those of several prompts are the means of what they have, and of a divergence only where all are finite.
 """
 
 from __future__ import annotations

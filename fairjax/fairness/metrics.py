@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, reduce
+from itertools import combinations
 
 import numpy as np
 from scipy.special import digamma, rel_entr
@@ -91,10 +92,12 @@ def bias_without_floor(shares: np.ndarray, num_images: np.ndarray) -> np.ndarray
     Of the images of two classes, however many there are, each is of the first with the same chance, which is one half
     where both are shown alike.
     """
-    counts = np.rint(shares * num_images).astype(int)
-    first, second = np.triu_indices(shares.shape[-1], k=1)
-    both = counts[..., first] + counts[..., second]
-    return (2 * _distance(counts[..., first], both, np.array(0.5)) * both / num_images).mean(-1)
+    counts = np.moveaxis(np.rint(shares * num_images).astype(int), -1, 0)
+    leads = [
+        2 * _distance(first, first + second, 0.5) * (first + second) / num_images[..., 0]
+        for first, second in combinations(counts, 2)
+    ]
+    return np.mean(leads, axis=0)
 
 
 def total_variation_without_floor(shares: np.ndarray, distribution: np.ndarray, num_images: np.ndarray) -> np.ndarray:
@@ -115,15 +118,16 @@ def divergence_without_floor(shares: np.ndarray, distribution: np.ndarray, num_i
         return (np.where(counts > 0, shares, 0) * np.where(counts > 0, log_shares - np.log(distribution), 0)).sum(-1)
 
 
-def _distance(counts: np.ndarray, num_images: np.ndarray, wished: np.ndarray) -> np.ndarray:
+def _distance(counts: np.ndarray, num_images: np.ndarray, wished: np.ndarray | float) -> np.ndarray:
     """|p - wished| of a class that `counts` of `num_images` show, whose share is p: arrays that broadcast."""
-    sizes, size = np.unique(num_images, return_inverse=True)
-    levels, level = np.unique(np.asarray(wished, float), return_inverse=True)
+    sizes = np.flatnonzero(np.bincount(num_images.ravel()))
+    size = np.searchsorted(sizes, num_images)
+    levels, level = np.unique(wished, return_inverse=True)
     tables = np.zeros((len(sizes), len(levels), sizes[-1] + 1))
     for row, images in enumerate(sizes):
         for column, share in enumerate(levels):
             tables[row, column, : images + 1] = _distances(int(images), float(share))
-    return tables[size.reshape(np.shape(num_images)), level.reshape(np.shape(wished)), counts]
+    return tables[size, level.reshape(np.shape(wished)), counts]
 
 
 _AVERAGED = 20
