@@ -15,6 +15,10 @@ Statistic = Callable[..., np.ndarray]
 """Shares [..., K], and what else is told of the prompts [..., k] -> a number for each prompt [...]."""
 
 
+_TOGETHER = 1 << 18
+"""How many numbers are resampled at once: as many as caches hold."""
+
+
 class Interval(NamedTuple):
     """A value and between what it lies, at the level that was asked for."""
 
@@ -88,19 +92,21 @@ def paired(
     sides = [np.eye(classes + 1)[labels[shown]][..., :classes] for labels in (first, second)]  # [p, n, K], -1 is none
 
     def values(weights: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Of prompts `which`, with their images counted by `weights` [p, n]: the differences [p]."""
+        """Of prompts `which` [..., p], with their images counted by `weights` [..., p, n]: the differences [..., p]."""
         measured = []
         for side in sides:
-            counts = np.einsum("pn,pnk->pk", weights, side[which])
-            shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            counts = np.einsum("...pn,...pnk->...pk", weights, side[which])
+            shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
             measured.append(statistic(shares, *(rows[which] for rows in about)))
         return measured[1] - measured[0]
 
     differences = values(np.ones((number, images)), np.arange(number))
     value, again = float(differences.mean()), []
-    for _ in range(draws):
-        which = rng.integers(number, size=number)
-        again.append(values(rng.multinomial(images, np.full(images, 1 / images), size=number), which).mean())
+    together = max(1, _TOGETHER // (number * images * classes))
+    for start in range(0, draws, together):
+        size = (min(together, draws - start), number)
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=size)
+        again.extend(values(weights, rng.integers(number, size=size)).mean(-1))
     low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) + value - np.mean(again)
     flipped = rng.choice([-1.0, 1.0], size=(flips, number)) @ differences / number
     as_large = np.count_nonzero(np.abs(flipped) >= abs(value) - 1e-12)
