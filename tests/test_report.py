@@ -192,7 +192,7 @@ def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
     drawn = report.lines("loss", {"after": loss}, ["before", "after"])
     ((name, colour, points, end),) = drawn["lines"]
     assert (name, colour, end) == ("after", grid.marks(["before", "after"])[1], "0.50")
-    assert points.startswith("40.0,20.0 ") and points.endswith("700.0,20.0")
+    assert points.startswith("40.0,20.0 ") and points.endswith("460.0,20.0")
 
 
 def test_each_prompt_is_held_against_what_is_wished_of_it(results):

@@ -21,8 +21,8 @@ from fairjax.fairness.attributes import Attribute
 _THUMBNAIL = 128
 """The longest side of a picture in the page, in pixels."""
 
-_WIDTH, _LABELS, _ROW = 760, 300, 26
-"""Of plots, in units of their own: they scale with the page."""
+_WIDTH, _ROW = 480, 38
+"""Of plots, in units of their own: they scale with the page. Rows bear their names above their dots, for a phone."""
 
 
 class Picture(NamedTuple):
@@ -43,7 +43,7 @@ class Scale(NamedTuple):
     high: float
 
     def x(self, value: float) -> float:
-        return round(_LABELS + (value - self.low) / (self.high - self.low) * (_WIDTH - _LABELS - 30), 1)
+        return round(20 + (value - self.low) / (self.high - self.low) * (_WIDTH - 40), 1)
 
 
 def write(
@@ -95,9 +95,9 @@ def dots(plot: Dots) -> dict[str, Any]:
     scale = Scale(0.0, 1.0 if plot.share else plots.highest(plot) * 1.05)
     rows = []
     for number, row in enumerate(plot.rows):
-        ys = (34 + (number + plots.beside(row)) * _ROW).round(1).tolist()
+        ys = (54 + (number + plots.beside(row) / 2) * _ROW).round(1).tolist()
         rows.append(row._asdict() | {
-            "y": 34 + number * _ROW,
+            "y": 54 + number * _ROW,
             "places": [(scale.x(value), y) for value, y in zip(row.values, ys, strict=True)],
             "ranges": [
                 (scale.x(max(ends[0], 0.0)), scale.x(ends[1]), y)
@@ -110,7 +110,7 @@ def dots(plot: Dots) -> dict[str, Any]:
     ticks = np.linspace(scale.low, scale.high, 5)
     return plot._asdict() | {
         "columns": list(zip(plot.columns, marks(plot.columns), strict=True)), "rows": rows, "width": _WIDTH,
-        "labels": _LABELS, "height": 44 + len(rows) * _ROW, "half": _ROW / 2,
+        "height": 34 + len(rows) * _ROW, "half": _ROW / 2,
         "mark_value": same.pop() if len(same) == 1 else None,
         "ticks": [(scale.x(tick), f"{tick:.0%}" if plot.share else f"{tick:.2f}") for tick in ticks],
     }  # fmt: skip
@@ -142,13 +142,13 @@ def lines(name: str, by_column: Mapping[str, Curve], columns: Sequence[str]) -> 
     low, high, first, last = min(0.0, values.min()), max(values.max(), 1e-9), steps.min(), steps.max()
     drawn = []
     for column, curve in by_column.items():
-        x = 40 + (curve.steps - first) / max(last - first, 1) * 660
+        x = 40 + (curve.steps - first) / max(last - first, 1) * (_WIDTH - 60)
         y = 150 - (curve.values - low) / (high - low) * 130
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         drawn.append((column, colours[column], points, f"{curve.values[-1]:.2f}"))
     return {
         "title": name.replace("/", ": "), "lines": drawn, "high": f"{high:.2f}", "low": f"{low:.2f}",
-        "first": int(first), "last": int(last),
+        "first": int(first), "last": int(last), "width": _WIDTH,
     }  # fmt: skip
 
 
