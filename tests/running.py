@@ -73,7 +73,9 @@ def states(folder):
     read, found = ocp.StandardCheckpointer(), {}
     for path in (folder / "checkpoints").iterdir():
         if path.name.isdecimal():
-            leaves = jax.tree_util.tree_leaves_with_path(read.restore(path / "default"))
+            saved = read.metadata(path / "default").item_metadata.tree
+            onto = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)  # not onto devices of other hosts
+            leaves = jax.tree_util.tree_leaves_with_path(read.restore(path / "default", onto))
             found[int(path.name)] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
     return found
 
