@@ -101,10 +101,17 @@ class TorchStep:
     def device(self) -> torch.device:
         return self.bank["embeddings"].device
 
-    def __call__(self, bundle: dict[str, Any], ids: np.ndarray, noise: Tensor, num_steps: int, minibatch: int) -> Taken:
+    def __call__(
+        self, bundle: dict[str, Any], ids: np.ndarray, noise: Tensor, num_steps: int, minibatch: int,
+        sampled: int | None = None,
+    ) -> Taken:  # fmt: skip
         """One step from token ids [2, length] of the empty prompt and the prompt, and noise [n, c, h, w].
 
         Soft tokens are put into the prompt here, which must leave room for them.
+
+        Args:
+            minibatch: images that are differentiated at a time.
+            sampled: those that are made at a time without a gradient, which takes far less memory; None is all.
         """
         leaves, restore = _flatten(bundle)
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
@@ -113,10 +120,10 @@ class TorchStep:
         # what the minibatches add to, to be pulled back to the adapters once
         held = {name: weight.detach().requires_grad_() for name, weight in weights["unet"].items()}
         context = states.detach().requires_grad_(states.requires_grad)
-        rows = [slice(start, start + minibatch) for start in range(0, len(noise), minibatch)]
+        rows = _parts(len(noise), minibatch)
         with torch.no_grad():
-            seen = self._look_at_all(held, context, noise, num_steps, rows)[0]
-            before, original = self._look_at_all({}, self._encode({}, ids), noise, num_steps, rows)
+            seen = self._look_at_all(held, context, noise, num_steps, sampled)[0]
+            before, original = self._look_at_all({}, self._encode({}, ids), noise, num_steps, sampled)
         chosen = self.choose(seen, before)
         loss, images = 0.0, []
         for part in rows:
@@ -165,8 +172,9 @@ class TorchStep:
         arguments = (torch.tensor(ids, dtype=torch.long, device=self.device),)
         return functional_call(self.text_encoder, weights, arguments).last_hidden_state
 
-    def _look_at_all(self, weights, states, noise, num_steps, rows) -> tuple[Seen, Tensor]:
-        images = torch.cat([self._draw(weights, states, noise[part], num_steps) for part in rows])
+    def _look_at_all(self, weights, states, noise, num_steps, sampled) -> tuple[Seen, Tensor]:
+        parts = _parts(len(noise), sampled or len(noise))
+        images = torch.cat([self._draw(weights, states, noise[part], num_steps) for part in parts])
         return self.look(images), images
 
     def _draw(self, weights: dict[str, Tensor], states: Tensor, noise: Tensor, num_steps: int) -> Tensor:
@@ -299,6 +307,10 @@ def _scaled_inside(images: Tensor, faces: Faces, before: Faces, factors: np.ndar
     copy, factor = images * 1, torch.tensor(scale, device=images.device)
     copy.register_hook(lambda gradient: gradient * factor)
     return copy
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _flatten(tree: dict[str, Any]) -> tuple[list[Tensor], Callable[[list[Tensor]], dict[str, Any]]]:

@@ -13,6 +13,7 @@ both compute in bfloat16; there set XLA_PYTHON_CLIENT_PREALLOCATE=false, since t
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -68,10 +69,14 @@ def theirs(finetuning: Finetuning, device: str, dtype: torch.dtype) -> reference
     sets = reference_torch.every(cells) if len(cells) == 2 else reference_torch.drawn(cells, config.loss.num_sets)
     assign = reference_torch.by_emd(sets, sizes, config.loss.threshold, config.target.cost_weights)
 
-    def locate(images: torch.Tensor) -> reference_torch.Faces:
-        n, _, height, width = images.shape
+    @functools.cache  # what is fixed takes PyTorch's side no time
+    def fixed(n: int, height: int, width: int) -> reference_torch.Faces:
         faces = jax.device_get(locator.locate({}, jnp.zeros((n, height, width, 3))))
         return reference_torch.Faces(faces.boxes, faces.landmarks, np.array(faces.has_face))
+
+    def locate(images: torch.Tensor) -> reference_torch.Faces:
+        n, _, height, width = images.shape
+        return fixed(n, height, width)
 
     torch_device = "cuda" if device == "gpu" else "cpu"
     return reference_torch.read(finetuning, locate, assign, torch_device, dtype)
@@ -115,11 +120,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the solver (default: 6, and 21 for sd15)")
     parser.add_argument("--microbatch", type=int, help="(image, step) pairs that fairjax differentiates at a time")
     parser.add_argument("--minibatch", type=int, help="images that PyTorch differentiates at a time")
+    parser.add_argument("--sampled", type=int, help="images that PyTorch makes at a time without a gradient")
     parser.add_argument("--work", type=Path, help="where the models of sd15 are written, and found again")
     options = parser.parse_args()
     path, images, num_steps = CONFIGS[options.model]
     images, num_steps = options.images or images, options.steps or num_steps
     minibatch = options.minibatch or (images if options.model == "portraits" else 4)
+    sampled = options.sampled or (images if options.model == "portraits" else 20)
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # as PyTorch's side, whatever else is there
     parallel.prepare()
@@ -146,7 +153,7 @@ def main() -> None:
     ids = np.concatenate([batch.empty, batch.plain_ids])
 
     def by_torch() -> reference_torch.Taken:
-        taken = torch_step(bundle, ids, noise, num_steps, minibatch)
+        taken = torch_step(bundle, ids, noise, num_steps, minibatch, sampled)
         if device.type == "cuda":
             torch.cuda.synchronize()
         return taken
@@ -217,7 +224,10 @@ def _told(console: Console, finetuning: Finetuning, images: int, num_steps: int,
     told = f"fairjax: {memory.argument_size_in_bytes / 2**30:.2f} GiB of models and state a device, "
     told += f"{memory.temp_size_in_bytes / 2**30:.2f} GiB while a step runs"
     if torch.cuda.is_available():
-        told += f"; PyTorch: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at the peak"
+        told += f"; at the peak {parallel.peak_memory() / 2**30:.2f} GiB, "
+        told += f"PyTorch {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+    else:
+        told += f"; at the peak both sides and all else in this process {parallel.peak_memory() / 2**30:.2f} GiB"
     console.print(told, highlight=False)
     forward, pulled = unet_flops(finetuning)
     work = images * num_steps * (2 * forward + pulled)
