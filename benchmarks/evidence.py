@@ -58,6 +58,7 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "by-occupation-no-threshold": ("gender", BY_OCCUPATION | {"loss.threshold": 1}),
     "three-quarters-young-threshold-0.2": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 0.2}),
     "three-quarters-young-no-threshold": ("gender", THREE_QUARTERS_YOUNG | {"loss.threshold": 1}),
+    "nobody-tenth": ("gender", {"prompts.nobody_share": 0.1}),
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
 }
 """A configuration of configs/portraits, and what is otherwise than there."""
@@ -71,6 +72,7 @@ class Study(NamedTuple):
 
     title: str
     variants: dict[str, str]
+    nobody: bool = False  # whether pictures of nobody are measured, too
 
 
 STUDIES = {
@@ -104,6 +106,9 @@ STUDIES = {
     "adapters": Study(
         "what is trained",
         {"soft tokens": "soft-tokens", "text encoder": "text-encoder", "UNet": "default", "both": "both"},
+    ),
+    "nobody": Study(
+        "how often a training prompt asks for nobody", {"never": "default", "one in ten": "nobody-tenth"}, nobody=True
     ),
     "grad_steps": Study(
         "solver steps that estimate the gradient, in equal time",
@@ -260,7 +265,20 @@ def report(study: Study, done: Sequence[Run], results: dict[str, Any]) -> str:
                     low, high = new.interval
                     lines.append(f"| {name}: {new.name} | {new.kind} | {new.wished:.3g} | {old.measured:.2f} | "
                                  f"{new.measured:.2f} ({low:.2f} to {high:.2f}) |")  # fmt: skip
+    if "nobody" in results:
+        lines += ["", *_of_nobody(study, done, results)]
     return "\n".join(lines)
+
+
+def _of_nobody(study: Study, done: Sequence[Run], results: dict[str, Any]) -> list[str]:
+    """Rows: how often pictures of nobody show somebody, and how alike they stay."""
+    lines = ["| prompts that ask for nobody | show a face | by seed | like before |", "| --- | --- | --- | --- |"]
+    faces, kept = results["nobody"]["faces"], next(iter(results["nobody"]["preservation"].values()))["similarity"]
+    for name, columns in by_variant(study, done, results).items():
+        found, alike = [faces[column] for column in columns], [kept.get(column, 1.0) for column in columns]
+        by_seed = ", ".join(f"{share:.1%}" for share in found)
+        lines.append(f"| {name} | {np.mean(found):.1%} | {by_seed} | {np.mean(alike):.3f} |")
+    return lines
 
 
 def by_variant(study: Study, done: Sequence[Run], results: dict[str, Any]) -> dict[str, list[str]]:
@@ -328,7 +346,7 @@ def main() -> None:
         train(run, options.steps, said)
     fields = {
         "evaluation.subjects": options.subjects, "evaluation.images_per_prompt": options.images,
-        "evaluation.seed": 2000, "prompts.nobody": [],
+        "evaluation.seed": 2000, **({} if study.nobody else {"prompts.nobody": []}),
     }  # fmt: skip
     results = measure(done, folder / "measured" / options.study, fields)
     told = f"{options.images} images a prompt, {options.steps} steps"

@@ -92,3 +92,18 @@ def test_a_curve_is_over_the_time_of_training_without_compilation(tmp_path):
     went = evidence.curve([run])
     np.testing.assert_allclose(went.seconds, [2, 4, 6])
     np.testing.assert_allclose(went.loss, [3, 3, 2])  # a step that reached for nothing counts for nothing
+
+
+def test_of_pictures_of_nobody_the_faces_in_them_are_told():
+    study = evidence.Study("", {"never": "default", "often": "nobody-tenth"}, nobody=True)
+    done = [evidence.Run(variant, "", seed, None) for seed in range(2) for variant in study.variants]
+    found = results({name: ([0] * 4, [0] * 4) for name in ("before", "a", "b", "c", "d")})
+    found["nobody"] = {
+        "faces": {"before": 0.01, "a": 0.3, "b": 0.02, "c": 0.1, "d": 0.04},
+        "preservation": {"clip": {"similarity": {"a": 0.6, "b": 0.9, "c": 0.7, "d": 0.8}}},
+    }  # fmt: skip
+    rows = evidence._of_nobody(study, done, found)[2:]
+    assert rows == [
+        "| before | 1.0% | 1.0% | 1.000 |", "| never | 20.0% | 30.0%, 10.0% | 0.650 |",
+        "| often | 3.0% | 2.0%, 4.0% | 0.850 |",
+    ]  # fmt: skip
