@@ -1,6 +1,7 @@
 """One training step: the same on any number of devices, resumable to the same numbers, true to its formula."""
 
 import contextlib
+import functools
 import math
 import re
 from typing import NamedTuple
@@ -37,8 +38,14 @@ def finetuning(world, devices, **changes):
 
 
 @pytest.fixture(scope="module")
-def one_device(small_world):
-    return finetuning(small_world, 1)
+def on(small_world):
+    """A number of devices -> the same finetuning on so many, built and compiled once."""
+    return functools.cache(lambda devices: finetuning(small_world, devices))
+
+
+@pytest.fixture(scope="module")
+def one_device(on):
+    return on(1)
 
 
 def leaves(tree):
@@ -82,9 +89,9 @@ def on_one_device(one_device):
     return first_step(one_device)
 
 
-def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, small_world):
+def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, on):
     assert 0 < on_one_device.scalars["faces"] < 1  # both kinds of images are in it
-    assert_the_same(on_one_device, first_step(finetuning(small_world, 8)))
+    assert_the_same(on_one_device, first_step(on(8)))
 
 
 def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one_device, one_device, small_world):
@@ -94,23 +101,53 @@ def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one
     assert memory.needed(parts.compiled()) < 0.7 * memory.needed(one_device.compiled())
 
 
-@pytest.mark.parametrize(
-    "devices", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 8]
-)
-def test_adapters_of_each_kind_are_the_same_after_some_steps_on_any_number_of_devices(one_device, small_world, devices):
+@pytest.fixture(scope="module")
+def trained(on):
+    """A number of devices -> the state after three steps on so many."""
+
+    def three_steps(devices):
+        state = on(devices).initial()
+        for number in range(3):
+            state = step_after(on(devices), number, state)
+        return state
+
+    return functools.cache(three_steps)
+
+
+def step_after(case, number, state):
+    return case._program(state, case._frozen, case.batch(number, state.bundle)[0])[0]
+
+
+def assert_moved_to_the_same(found, wished):
     """To 1e-5, where a step moves by as much as 1e-3."""
-    wished, found = (after_three_steps(case) for case in (one_device, finetuning(small_world, devices)))
     for kind in SMALL["adapter.kinds"]:
-        moved = leaves(wished[kind]) - leaves(one_device.initial().bundle[kind])
-        assert np.abs(moved).max() > 1e-3, kind
         np.testing.assert_allclose(leaves(found[kind]), leaves(wished[kind]), rtol=0, atol=1e-5, err_msg=kind)
 
 
-def after_three_steps(case):
-    state = case.initial()
-    for number in range(3):
-        state, _, _ = case._program(state, case._frozen, case.batch(number, state.bundle)[0])
-    return jax.device_get(state.bundle)
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_adapters_of_each_kind_are_the_same_after_some_steps_on_any_number_of_devices(on, trained, devices):
+    wished, start = trained(1).bundle, on(1).initial().bundle
+    for kind in SMALL["adapter.kinds"]:
+        assert np.abs(leaves(wished[kind]) - leaves(start[kind])).max() > 1e-3, kind
+    assert_moved_to_the_same(trained(devices).bundle, wished)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
+def test_a_checkpoint_is_continued_on_another_number_of_devices(before, after, on, trained, tmp_path):
+    """Bit for bit what was saved is on each of them, and the next step is what it would have been."""
+    saved, checkpoints = trained(before), Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(3, saved)
+    checkpoints.finish()
+    restored = checkpoints.restore(3, on(after).initial())
+    checkpoints.close()
+    assert jax.tree.structure(restored) == jax.tree.structure(saved)
+    for found, wished in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
+        assert len(found.addressable_shards) == after and found.dtype == wished.dtype
+        for shard in found.addressable_shards:
+            np.testing.assert_array_equal(shard.data, wished)
+    wished, found = step_after(on(before), 3, saved), step_after(on(after), 3, restored)
+    assert np.abs(leaves(wished.bundle) - leaves(saved.bundle)).max() > 1e-4
+    assert_moved_to_the_same(found.bundle, wished.bundle)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +168,9 @@ def test_each_device_knows_in_which_groups_its_images_are(groups, size, devices)
     assert set(np.asarray(counts)) == {max(touched)}
 
 
-def test_two_things_cross_devices_and_nothing_else(small_world):
+def test_two_things_cross_devices_and_nothing_else(on):
     """What a face shows, a few kilobytes in one gather, and the gradient with what is logged, in one reduction."""
-    eight = finetuning(small_world, 8)
+    eight = on(8)
     state = eight.initial()
     batch, _ = eight.batch(0, state.bundle)
     program = eight.compiled().as_text()
@@ -147,9 +184,9 @@ def test_two_things_cross_devices_and_nothing_else(small_world):
     assert sizes["all-reduce"] == ("f32", num_params(state.bundle) + scalars)
 
 
-def test_the_same_function_under_pmap(on_one_device, small_world):
+def test_the_same_function_under_pmap(on_one_device, on):
     """`jax.shard_map` over one axis is what `jax.pmap` was: the step is written for either."""
-    two = finetuning(small_world, 2)
+    two = on(2)
     devices = list(two.mesh.devices.flat)
     mapped = jax.pmap(two._step, axis_name=parallel.AXIS, devices=devices)
 
@@ -236,9 +273,9 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
 
 
 @pytest.mark.faults("images that are not finite on some of eight devices", lost="that step")
-def test_a_step_is_skipped_on_every_device_alike(small_world):
+def test_a_step_is_skipped_on_every_device_alike(on):
     """One prompt's images are not finite, and three of the eight devices have some of them."""
-    eight = finetuning(small_world, 8)
+    eight = on(8)
     start, frozen = eight.initial(), eight._frozen
     batch, _ = eight.batch(0, start.bundle)
     own = set(np.asarray(batch.ids[0]).tolist()) - set(np.asarray(batch.ids[1:]).ravel().tolist())
