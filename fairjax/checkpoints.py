@@ -55,6 +55,7 @@ class Checkpoints:
         self._folder, self._keep, self._keep_every = folder.resolve(), keep, keep_every
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, Future[None]] | None = None
+        self._saved: list[int] = []  # by this object, the newest; the first host may be a moment late to seal it
         self._open()
 
     def _open(self) -> None:
@@ -68,7 +69,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, None where there is none."""
-        return max(self._whole(), default=None)
+        return max([*self._whole(), *self._saved], default=None)
 
     def lost(self) -> bool:
         """Whether some were finished, and none of them is what was written."""
@@ -101,6 +102,7 @@ class Checkpoints:
             writing.result()
         except (OSError, ValueError) as error:
             raise self._unsaved(step, error) from error
+        self._saved = [step]
 
     def _complete(self, step: int) -> None:
         """Waits until every host has written its part, seals it, and lets go of those that need not stay."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from running import full_disk
 
-from fairjax import checkpoints
+from fairjax import checkpoints, parallel
 from fairjax.checkpoints import DAMAGED, SUMS, Checkpoints, Unsaved
 
 STATE = {"weights": np.arange(4096, dtype=np.float32), "step": np.int32(1)}
@@ -165,6 +165,16 @@ def test_a_disk_that_is_full_while_the_work_goes_on_is_told_before_the_next_is_b
     kept.save(5, STATE | {"step": np.int32(5)})
     kept.close()
     assert newest(folder) == (5, 5)
+
+
+def test_a_host_knows_what_it_has_saved_before_the_first_has_sealed_it(folder, monkeypatch):
+    """Else it would save it again, where steps are saved and looked at in one, and end the run of all."""
+    monkeypatch.setattr(parallel, "is_first", lambda: False)
+    kept = Checkpoints(folder, keep=3)
+    kept.save(4, STATE)
+    kept.finish()
+    assert not (folder / "4" / SUMS).exists() and kept.latest() == 4
+    kept.close()
 
 
 def test_the_newest_stay_and_every_so_many_and_the_best(tmp_path):
