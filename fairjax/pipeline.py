@@ -183,15 +183,18 @@ class Pipeline:
         noise: jax.Array, table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float,
         microbatch: int | None = None, **gradient,
     ) -> jax.Array:  # fmt: skip
-        """The same of prompts that are encoded already: each image's [n, length, channels], and the empty one [1, ...].
+        """Images [n, H, W, 3] in [-1, 1] of prompts that are encoded already; what is not named here is as in `sample`.
 
-        Of `params` and `bundle`, what is there for the text encoder is not used.
+        Args:
+            params, bundle: of the UNet and the autoencoder; what is there for the text encoder is not used.
+            unconditional: the encoded empty prompt, [1, length, channels].
+            encoder_hidden_states: each image's prompt, [n, length, channels].
         """
         unconditional = jnp.broadcast_to(unconditional, encoder_hidden_states.shape)
         context = Conditioning(unconditional, encoder_hidden_states)
         merged = bundles.merge_unet(params["unet"], bundle)  # once, not in every call of the network
-        denoise = guided(self.unet.apply, guidance_scale)
-        latents = chain.sample(denoise, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
+        predict = guided(self.unet.apply, guidance_scale)
+        latents = chain.sample(predict, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
         return in_chunks(lambda latents: self.decode(params, latents), microbatch, latents)
 
     def check_steps(self, count: int, field: str) -> None:
@@ -246,21 +249,17 @@ class Pipeline:
         states = self._encoded(merged, np.concatenate([empty, ids]), mesh)
         table_rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
         program = generation(self, mesh, guidance_scale)
-        always = (
-            states[:1],
-            jax.random.key(seed),
-            solver_table(self.schedule, table_rows, solver),
-            np.int32(num_steps),
-        )
+        table = solver_table(self.schedule, table_rows, solver)
+        always = (states[:1], jax.random.key(seed), table, np.int32(num_steps))
         unconditional, key, table, num_steps = parallel.replicate(always, mesh)
-        images = {name: merged[name] for name in ("unet", "vae")}
+        networks = {name: merged[name] for name in ("unet", "vae")}
         size = -(-batch_size // mesh.size) * mesh.size
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             count = len(batch)
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
             own, numbers = parallel.share_out((states[1 + batch[:, 0]], batch + np.array([first, 0])), mesh)
-            yield parallel.fetch(program(images, own, unconditional, numbers, key, table, num_steps))[:count]
+            yield parallel.fetch(program(networks, own, unconditional, numbers, key, table, num_steps))[:count]
 
     def _encoded(self, merged: dict[str, Params], ids: np.ndarray, mesh: jax.sharding.Mesh) -> np.ndarray:
         """Token ids [n, length] -> encoder_hidden_states [n, length, channels], each once, by every device."""
