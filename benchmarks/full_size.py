@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import parallel
-from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.diffusion.schedule import NoiseSchedule
@@ -81,10 +80,10 @@ def pipeline(sizes: Sizes = SD15, dtype: str = "float32") -> Pipeline:
         "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs, dtype=number)),
     }
     return Pipeline(
-        **networks, tokenizer=None, schedule=NoiseSchedule.from_dict(recipe.SCHEDULER | sizes.scheduler),
-        scaling_factor=0.18215, latent_shape=(side, side, 4), image_size=(8 * side, 8 * side),
-        params={name: network.abstract for name, network in networks.items()}, folder=Path(), guidance_scale=7.5,
-        dtype=number,
+        **networks, tokenizer=SimpleNamespace(model_max_length=TOKENS["max_position_embeddings"]),
+        schedule=NoiseSchedule.from_dict(recipe.SCHEDULER | sizes.scheduler), scaling_factor=0.18215,
+        latent_shape=(side, side, 4), image_size=(8 * side, 8 * side), folder=Path(), guidance_scale=7.5, dtype=number,
+        params={name: network.abstract for name, network in networks.items()},
     )  # fmt: skip
 
 
@@ -124,19 +123,9 @@ class Traced(NamedTuple):
 
 def generation(config: Experiment, mesh: jax.sharding.Mesh, each: int, sizes: Sizes = SD15) -> jax.stages.Lowered:
     """The program that makes the images of an evaluation, `each` of them on every device, adapters merged."""
+    setting = Setting.of(config)
     model = pipeline(sizes, config.training.precision)
-    count, setting = each * mesh.size, Setting.of(config)
-    table = solver_table(model.schedule, setting.num_steps, setting.solver)
-    compact = jax.eval_shape(model.compact, model.params)
-    params = {name: compact[name] for name in ("unet", "vae")}
-    channels = model.text_encoder.abstract["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[1]
-    states = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    empty, own = states((1, 77, channels)), states((count, 77, channels))
-    rows = jax.ShapeDtypeStruct((count, 2), jnp.int32)
-    always = (params, empty, jax.random.key(0), table, np.int32(setting.num_steps))
-    params, empty, key, table, steps = parallel.shapes(always, mesh)
-    own, rows = parallel.shapes((own, rows), mesh, parallel.SPREAD)
-    return pipelines.generation(model, mesh, setting.guidance_scale).lower(params, own, empty, rows, key, table, steps)
+    return model.lowered(mesh, each, setting.num_steps, setting.guidance_scale)
 
 
 def training_step(config: Experiment, sizes: Sizes = SD15) -> Traced:

@@ -304,7 +304,9 @@ class EvaluationSection(Section):
     num_steps: Count = Field(12, description="solver steps")
     guidance_scale: float | None = Field(None, ge=0, description="null takes that of the training")
     solver: Solver | None = Field(None, description="null takes that of the training")
-    batch_size: Count = Field(64, description="images made at once")
+    batch_size: Count | None = Field(
+        None, description="images made at once, by all devices together; null: as many as their memory takes"
+    )
     seed: Seed = Field(1_000, description="of the noise, apart from the training's")
     interventions: dict[str, str] = Field(
         {},

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import CLIPTokenizer
 
-from fairjax import hub, kinds, parallel
+from fairjax import hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import GUIDANCE_SCALE
@@ -32,6 +32,9 @@ _USUAL_GUIDANCE = 7.5
 
 _TABLE_STEPS = 50
 """`generate` compiles once for all numbers of steps up to this, and once for each that is larger."""
+
+_AT_ONCE = 64
+"""How many images a device makes at once at most: more keep it no busier, and their memory is better free."""
 
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
@@ -205,9 +208,8 @@ class Pipeline:
 
     def generate(
         self, prompts: Sequence[str], num_images: int = 1, *, bundle: Bundle | None = None, seed: int = 0,
-        num_steps: int = 25, guidance_scale: float | None = None, solver: str = "dpm-solver++", batch_size: int = 64,
-        first: int = 0,
-        on_batch: Callable[[int], None] = lambda images: None,
+        num_steps: int = 25, guidance_scale: float | None = None, solver: str = "dpm-solver++",
+        batch_size: int | None = None, first: int = 0, on_batch: Callable[[int], None] = lambda images: None,
     ) -> np.ndarray:  # fmt: skip
         """Images uint8 [prompts, num_images, H, W, 3], made on every device.
 
@@ -218,6 +220,7 @@ class Pipeline:
             bundle: the adapters to use, such as `load_adapter` reads.
             guidance_scale: 1 is none; None is what the model is made for: 7.5, and 1 for the embedded one.
             solver: "dpm-solver++" (2M) or "ddim".
+            batch_size: how many are made at once, by all devices together; None is what `images_at_once` says.
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
@@ -225,7 +228,7 @@ class Pipeline:
         images = []
         for made in self.draw(
             prompts, rows, bundle=bundle, seed=seed, num_steps=num_steps, guidance_scale=guidance_scale, solver=solver,
-            batch_size=min(batch_size, len(rows)), first=first,
+            batch_size=batch_size and min(batch_size, len(rows)), first=first,
         ):  # fmt: skip
             images.append(made)
             on_batch(len(made))
@@ -233,8 +236,8 @@ class Pipeline:
 
     def draw(
         self, prompts: Sequence[str], rows: np.ndarray, *, bundle: Bundle | None = None, seed: int = 0,
-        num_steps: int = 25, guidance_scale: float | None = None, solver: str = "dpm-solver++", batch_size: int = 64,
-        first: int = 0,
+        num_steps: int = 25, guidance_scale: float | None = None, solver: str = "dpm-solver++",
+        batch_size: int | None = None, first: int = 0,
     ) -> Iterator[np.ndarray]:  # fmt: skip
         """Images uint8 [some, H, W, 3], a batch at a time: some of those that `generate` makes, as it makes them.
 
@@ -244,12 +247,12 @@ class Pipeline:
         self.check_steps(num_steps, "num_steps")
         guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         bundle, mesh = bundle or {}, parallel.mesh()
+        batch_size = batch_size or self.images_at_once(len(rows), num_steps=num_steps, guidance_scale=guidance_scale)
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
         states = self._encoded(merged, np.concatenate([empty, ids]), mesh)
-        table_rows = max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
         program = generation(self, mesh, guidance_scale)
-        table = solver_table(self.schedule, table_rows, solver)
+        table = solver_table(self.schedule, self._table_steps(num_steps), solver)
         always = (states[:1], jax.random.key(seed), table, np.int32(num_steps))
         unconditional, key, table, num_steps = parallel.replicate(always, mesh)
         networks = {name: merged[name] for name in ("unet", "vae")}
@@ -260,6 +263,36 @@ class Pipeline:
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
             own, numbers = parallel.share_out((states[1 + batch[:, 0]], batch + np.array([first, 0])), mesh)
             yield parallel.fetch(program(networks, own, unconditional, numbers, key, table, num_steps))[:count]
+
+    def images_at_once(self, count: int, *, num_steps: int = 25, guidance_scale: float | None = None) -> int:
+        """How many of `count` images are best made at once: as many as the memory of the devices takes.
+
+        At most 64 on each, and no more than share the images out evenly over as few batches.
+
+        Raises:
+            ValueError: one line, where not even one image fits.
+        """
+        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        mesh = parallel.mesh()
+        return _fitting(self, mesh, guidance_scale, -(-count // mesh.size), self._table_steps(num_steps)) * mesh.size
+
+    def _table_steps(self, num_steps: int) -> int:
+        """How many steps the solver's table is for: one program serves all numbers up to that."""
+        return max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
+
+    def lowered(self, mesh: jax.sharding.Mesh, each: int, num_steps: int, guidance_scale: float) -> jax.stages.Lowered:
+        """The program that makes `each` images on every device, to compile; the mesh may be of devices elsewhere."""
+        params = jax.eval_shape(self.compact, self.params)
+        params = {name: params[name] for name in ("unet", "vae")}
+        length, count = self.tokenizer.model_max_length, each * mesh.size
+        states = jax.eval_shape(self.encode, self.params, {}, jax.ShapeDtypeStruct((count, length), jnp.int32))
+        empty = jax.ShapeDtypeStruct((1, *states.shape[1:]), states.dtype)
+        table = solver_table(self.schedule, self._table_steps(num_steps))
+        always = (params, empty, jax.random.key(0), table, np.int32(num_steps))
+        params, empty, key, table, steps = parallel.shapes(always, mesh)
+        own = (states, jax.ShapeDtypeStruct((count, 2), jnp.int32))
+        own, rows = parallel.shapes(own, mesh, parallel.SPREAD)
+        return generation(self, mesh, guidance_scale).lower(params, own, empty, rows, key, table, steps)
 
     def _encoded(self, merged: dict[str, Params], ids: np.ndarray, mesh: jax.sharding.Mesh) -> np.ndarray:
         """Token ids [n, length] -> encoder_hidden_states [n, length, channels], each once, by every device."""
@@ -294,6 +327,18 @@ def generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: floa
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
     specs = (replicated, spread, replicated, spread, replicated, replicated, replicated)
     return parallel.spread(images, mesh, specs, spread)
+
+
+@functools.lru_cache
+def _fitting(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float, own: int, num_steps: int) -> int:
+    """How many of its `own` images a device makes at once."""
+    even = sorted({-(-own // batches) for batches in range(1, own + 1)})  # what shares them out over some batches
+    sizes = [size for size in even if size <= _AT_ONCE]
+
+    def compiled(each: int) -> jax.stages.Compiled:
+        return pipeline.lowered(mesh, each, num_steps, guidance_scale).compile()
+
+    return memory.fitting(compiled, sizes, parallel.memory_left(mesh), "making images") or sizes[-1]
 
 
 @functools.cache

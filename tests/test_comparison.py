@@ -185,15 +185,19 @@ def test_the_dataset_of_a_second_evaluation_holds_nothing_of_the_first(compariso
 
 
 class Painter:
-    """Stands for a pipeline: paints what it is asked for, and tells how often it was."""
+    """Stands for a pipeline: paints how often it was asked, the prompt's place and the image's number."""
 
     def __init__(self):
         self.asked, self.digest = [], "d1"
 
-    def generate(self, texts, count, *, first, on_batch, bundle, **how):
+    def draw(self, texts, rows, *, first, batch_size, bundle, **how):
         self.asked.append((first, tuple(texts)))
-        on_batch(len(texts) * count)
-        return np.full((len(texts), count, 32, 32, 3), len(self.asked), np.uint8)
+        for start in range(0, len(rows), batch_size):
+            painted = [(len(self.asked), first + place, number) for place, number in rows[start : start + batch_size]]
+            yield np.broadcast_to(np.array(painted, np.uint8)[:, None, None], (len(painted), 32, 32, 3))
+
+    def images_at_once(self, count, **how):
+        return count
 
 
 def test_images_are_kept_for_the_same_weights_and_settings_only(comparison, tmp_path):
@@ -208,26 +212,46 @@ def test_images_are_kept_for_the_same_weights_and_settings_only(comparison, tmp_
         again = Comparison(painter, comparison.judge, params, EVEN_GENDER, PROMPTS, config, tmp_path)
         before = len(painter.asked)
         again.measure(Column("after", bundle), told.append)
-        return len(painter.asked) - before
+        return painter.asked[before:]
 
     adapter = {"unet": {"layer": {"down": np.ones((2, 1)), "up": np.zeros((1, 2))}}}
     changed = {"unet": {"layer": {"down": np.ones((2, 1)), "up": np.full((1, 2), 1e-6)}}}
-    assert asked(adapter) == 2 and asked(adapter) == 0
+    both = [(0, ("a chef", "a pilot"))]
+    assert asked(adapter) == both and asked(adapter) == []
     (tmp_path / "samples" / "after-0001.npz").unlink()  # killed before the second prompt
-    assert asked(adapter) == 1
-    assert asked(changed) == 2 and asked(changed) == 0
+    assert asked(adapter) == [(1, ("a pilot",))]
+    assert asked(changed) == both and asked(changed) == []
     painter.digest = "d2"
-    assert asked(changed) == 2 and asked(changed) == 0
-    for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}, {"batch_size": 4}):
-        assert asked(changed, **setting) > 0, setting
-    assert set(told) == {2, 4}  # kept or made, every image is counted
+    assert asked(changed) == both and asked(changed) == asked(changed, batch_size=4) == []
+    for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}):
+        assert asked(changed, **setting) == both, setting
+    assert sum(told) == 4 * 12  # kept or made, every image is counted
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 20, None])
+def test_prompts_that_are_not_kept_are_made_together_whatever_is_kept_between_them(batch_size, tmp_path):
+    """Each prompt's images are its own, in order, however many are made at once; those of others stay untouched."""
+    section = {"evaluation.images_per_prompt": 4, "evaluation.batch_size": batch_size}
+    studio = Studio(Painter(), load(Experiment, None, section).evaluation, tmp_path)
+    prompts, told = ["a", "b", "c", "d", "e"], []
+    everything = lambda: np.concatenate([  # noqa: E731
+        *studio.images(Column("before", {}), prompts, Setting(3, 1.0, "ddim"), told.append)
+    ])  # fmt: skip
+    whole = everything()
+    for place in (0, 2, 3):
+        (tmp_path / "samples" / f"before-000{place}.npz").unlink()
+    again = everything()
+    assert studio.pipeline.asked == [(0, tuple("abcde")), (0, ("a",)), (2, ("c", "d"))] and sum(told) == 2 * 5 * 4
+    for images, calls in ((whole, [1] * 5), (again, [2, 1, 3, 3, 1])):
+        expected = [[(call, place, number) for number in range(4)] for place, call in enumerate(calls)]
+        np.testing.assert_array_equal(images[:, :, 0, 0], expected)
 
 
 @pytest.mark.faults("a damaged file of images", count=5)
 def test_damaged_images_are_made_again(comparison, tmp_path, capsys):
     """Whatever happened to a file: the evaluation goes on, says so, and measures what it would have."""
     painter, column, texts = Painter(), Column("before", {}), ["a chef"]
-    studio = Studio(painter, load(Experiment, None, {"evaluation.images_per_prompt": 2}), tmp_path)
+    studio = Studio(painter, load(Experiment, None, {"evaluation.images_per_prompt": 2}).evaluation, tmp_path)
     made = lambda: next(studio.images(column, texts, Setting(3, 1.0, "ddim"), lambda count: None))  # noqa: E731
     whole = made()
     (path,) = (tmp_path / "samples").iterdir()
@@ -240,9 +264,9 @@ def test_damaged_images_are_made_again(comparison, tmp_path, capsys):
     )  # fmt: skip
     for number, bad in enumerate(damaged, 2):
         path.write_bytes(bad)
-        np.testing.assert_array_equal(made(), np.full_like(whole, number))
+        np.testing.assert_array_equal(made()[..., 0], number)
         assert f"warning: {path} is damaged (" in capsys.readouterr().err
-        np.testing.assert_array_equal(made(), np.full_like(whole, number))  # and kept, whole
+        np.testing.assert_array_equal(made()[..., 0], number)  # and kept, whole
     assert not capsys.readouterr().err
 
 
@@ -260,11 +284,11 @@ def test_other_words_and_settings_and_prompts_of_nobody_start_from_the_same_nois
     again.measure(Column("asked: <even>/..", {}, "{prompt}, {prompt} evenly"), told.append)
     assert sum(told) == 2 * again.num_images == 2 * 3 * 2
     again.sweep([Setting(3, 1.0, "ddim")], told.append)
-    plain, empty = (0, ("a chef", "a pilot")), (2, ("an empty room",))
-    asked = (0, ("a chef, a chef evenly", "a pilot, a pilot evenly"))
-    assert painter.asked == [plain, empty, asked, (2, ("an empty room, an empty room evenly",)), plain, asked]
+    plain, empty = ("a chef", "a pilot"), ("an empty room",)
+    words, no_words = ("a chef, a chef evenly", "a pilot, a pilot evenly"), ("an empty room, an empty room evenly",)
+    assert painter.asked == [(0, (*plain, *empty)), (0, (*words, *no_words)), (0, plain), (0, words)]
     names = {path.name for path in (tmp_path / "samples").iterdir()}
-    assert len(names) == 6 and all(re.fullmatch(r"[A-Za-z0-9_.+-]+\.npz", name) for name in names)
+    assert len(names) == 10 and all(re.fullmatch(r"[A-Za-z0-9_.+-]+\.npz", name) for name in names)
     (swept,) = again.swept
     assert (swept["num_steps"], swept["solver"]) == (3, "ddim") and set(swept["columns"]) == set(again.columns)
     assert set(again.measured_nobody) == set(again.columns) and again._about_nobody()["prompts"] == ["an empty room"]

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fairjax import memory
 from fairjax.models.functional import in_chunks
-from fairjax.training import memory
 
 ROW = 1 << 20
 """Bytes that a row of `program` takes."""
+
+SIZES = (1, 2, 3, 4, 6, 12)
 
 
 def program(size):
@@ -22,7 +24,7 @@ def program(size):
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 1), (3, 3), (5, 4), (11, 6), (12, 12), (50, 12)])
-def test_the_largest_divisor_that_fits_is_found(rows, expected):
+def test_the_largest_size_that_fits_is_found(rows, expected):
     tried, one = [], memory.needed(program(1))
     each = (memory.needed(program(12)) - one) / 11
 
@@ -31,19 +33,19 @@ def test_the_largest_divisor_that_fits_is_found(rows, expected):
         return program(size)
 
     limit = (one + (rows - 1) * each) * 1.01 / memory.MARGIN
-    assert memory.fitting(compiled, 12, limit) == expected
-    assert tried[0] == 12 and len(tried) <= 3  # of 1, 2, 3, 4, 6 and 12
+    assert memory.fitting(compiled, SIZES, limit, "it") == expected
+    assert tried[0] == 12 and len(tried) <= 3
 
 
 def test_without_a_limit_all_are_seen_at_once_and_nothing_is_compiled():
-    assert memory.fitting(lambda size: pytest.fail("compiled"), 12, None) is None
+    assert memory.fitting(lambda size: pytest.fail("compiled"), SIZES, None, "it") is None
 
 
 def test_what_fits_nowhere_is_one_line():
     with pytest.raises(
-        ValueError, match=r"a step takes 0.0\d GiB of a device's memory with one image at a time, of 12;"
+        ValueError, match=r"a walk takes 0.0\d GiB of a device's memory with one image at a time; it has 0.00 GiB:"
     ):
-        memory.fitting(program, 12, ROW)
+        memory.fitting(program, SIZES, ROW, "a walk")
 
 
 @pytest.mark.parametrize("size", [None, 1, 3, 4, 8, 9])

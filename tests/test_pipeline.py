@@ -13,7 +13,7 @@ import torch
 from small_world import fields
 
 import fairjax
-from fairjax import parallel
+from fairjax import memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter, save_adapter
@@ -78,6 +78,24 @@ def test_an_image_does_not_depend_on_the_others_or_on_the_batch(small):
     assert together.shape == (2, 5, 16, 16, 3) and together.dtype == np.uint8
     assert np.abs(together[1:, :2].astype(int) - alone.astype(int)).max() <= 1  # rounding to bytes
     assert np.abs(together[0, 0].astype(int) - together[0, 1].astype(int)).max() > 20
+
+
+def test_as_many_images_are_made_at_once_as_the_memory_takes(small, monkeypatch):
+    """And shared out evenly over batches, so that hardly any is filled up."""
+    mesh = parallel.mesh(1)
+    monkeypatch.setattr(parallel, "mesh", lambda: mesh)
+    how = {"num_steps": 2, "guidance_scale": GUIDANCE}
+    assert small.images_at_once(21, **how) == 21 and small.images_at_once(130, **how) == 44  # a CPU takes what it wants
+    takes = {each: memory.needed(small.lowered(mesh, each, 2, GUIDANCE).compile()) for each in (1, 6)}
+    fits = int(1.01 * takes[6] / memory.MARGIN)
+    monkeypatch.setattr(parallel, "memory_left", lambda mesh: fits)
+    fitted = {count: small.images_at_once(count, **how) for count in (5, 6, 7, 22, 23, 61)}
+    assert fitted == {5: 5, 6: 6, 7: 4, 22: 6, 23: 6, 61: 6}
+    batches = list(small.draw(PROMPTS[:1], np.array([[0, number] for number in range(23)]), **how))
+    assert [len(batch) for batch in batches] == [6, 6, 6, 5]
+    monkeypatch.setattr(parallel, "memory_left", lambda mesh: takes[1] // 2)
+    with pytest.raises(ValueError, match=r"^making images takes .* with one image at a time; it has .* would fit$"):
+        small.images_at_once(9, **how)
 
 
 def test_each_prompt_is_encoded_once_however_many_images_it_has(small, monkeypatch):

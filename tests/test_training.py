@@ -14,12 +14,11 @@ from jax.sharding import NamedSharding
 from running import full_disk
 from small_world import fields
 
-from fairjax import parallel
+from fairjax import memory, parallel
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
 from fairjax.models.functional import num_params
 from fairjax.schema import UserError, load
-from fairjax.training import memory
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fairjax import files, parallel
 from fairjax.adapters.bundle import Bundle
-from fairjax.config import Experiment, SettingSection
+from fairjax.config import EvaluationSection, Experiment, SettingSection
 from fairjax.models.functional import digest
 from fairjax.pipeline import Pipeline
 
@@ -68,44 +68,81 @@ class Setting(NamedTuple):
 
 
 class Studio:
-    """Makes images, a few prompts at a time, and keeps them: the same asked for again is read.
+    """Makes images, and keeps them by prompt: the same asked for again is read.
 
     Images that the folder holds already are not made again, if the same weights, words and settings made them.
     """
 
-    def __init__(self, pipeline: Pipeline, config: Experiment, folder: Path):
-        self.pipeline, self.config, self.folder = pipeline, config, folder
+    def __init__(self, pipeline: Pipeline, section: EvaluationSection, folder: Path):
+        self.pipeline, self.section, self.folder = pipeline, section, folder
 
     def images(
-        self, column: Column, prompts: Sequence[str], setting: Setting, on_batch: Callable[[int], None], *,
-        kind: str = "", first: int = 0,
-    ) -> Iterator[np.ndarray]:  # fmt: skip
-        """Images uint8 [some, n, H, W, 3] of the next prompts, until there are no more.
+        self, column: Column, prompts: Sequence[str], setting: Setting, on_batch: Callable[[int], None], kind: str = ""
+    ) -> Iterator[np.ndarray]:
+        """Images uint8 [some, n, H, W, 3] of the next prompts, as many as are done, until there are no more.
 
         Args:
-            on_batch: told how many images a finished batch had.
-            kind: what else files of these are called.
-            first: the place of the first prompt: noise is of a prompt's place.
+            on_batch: told how many images are done.
+            kind: what else the files of these are called.
         """
-        section = self.config.evaluation
-        together = max(1, section.batch_size // section.images_per_prompt)
-        made_by = {"model": self.pipeline.digest, "adapter": column.digest, "seed": section.seed} | setting._asdict()
-        made_by["images_per_prompt"] = section.images_per_prompt
-        for place in range(0, len(prompts), together):
-            texts = [column.words.replace(_PROMPT, text) for text in prompts[place : place + together]]
-            path = self.folder / "samples" / f"{column.file_name}{kind}-{place:04d}.npz"
-            label = json.dumps(made_by | {"first": first + place, "prompts": texts})
-            images = _kept(path, label)
-            if images is None:
-                images = self.pipeline.generate(
-                    texts, section.images_per_prompt, bundle=column.bundle, seed=section.seed,
-                    batch_size=section.batch_size, first=first + place, on_batch=on_batch, **setting._asdict(),
-                )  # fmt: skip
-                if parallel.is_first():
-                    _keep(path, label, images)
-            else:
-                on_batch(images.shape[0] * images.shape[1])
-            yield images
+        made_by = {"model": self.pipeline.digest, "adapter": column.digest, "seed": self.section.seed}
+        made_by |= setting._asdict() | {"images_per_prompt": self.section.images_per_prompt}
+        texts = [column.words.replace(_PROMPT, text) for text in prompts]
+        labels = [json.dumps(made_by | {"place": place, "prompt": text}) for place, text in enumerate(texts)]
+        paths = [self.folder / "samples" / f"{column.file_name}{kind}-{place:04d}.npz" for place in range(len(texts))]
+        place, size = 0, self.at_once(len(prompts), setting)
+        while place < len(texts):
+            kept = _kept(paths[place], labels[place])
+            if kept is not None:
+                on_batch(len(kept))
+                yield kept[None]
+                place += 1
+                continue
+            rest = range(place + 1, len(texts))
+            end = next((other for other in rest if _label(paths[other]) == labels[other]), len(texts))
+            for made in self._made(column, texts[place:end], setting, on_batch, place, size):
+                for each in made:
+                    if parallel.is_first():
+                        _keep(paths[place], labels[place], each)
+                    place += 1
+                yield made
+
+    def _made(
+        self, column: Column, texts: Sequence[str], setting: Setting, on_batch: Callable[[int], None], first: int,
+        size: int,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """The same of prompts from place `first` on, `size` images at a time: noise is of a prompt's place."""
+        each = self.section.images_per_prompt
+        drawn = self.pipeline.draw(
+            texts, np.array(list(np.ndindex(len(texts), each))), bundle=column.bundle, seed=self.section.seed,
+            batch_size=size, first=first, **setting._asdict(),
+        )  # fmt: skip
+        waiting: list[np.ndarray] = []
+        for batch in drawn:
+            on_batch(len(batch))
+            waiting.append(batch)
+            count = sum(map(len, waiting)) // each
+            if count:
+                images = np.concatenate(waiting)
+                waiting = [images[count * each :]]
+                yield images[: count * each].reshape(count, each, *images.shape[1:])
+
+    def at_once(self, prompts: int, setting: Setting) -> int:
+        """How many images of so many prompts are made at once."""
+        count = prompts * self.section.images_per_prompt
+        if self.section.batch_size:
+            return min(self.section.batch_size, count)
+        asked = {"num_steps": setting.num_steps, "guidance_scale": setting.guidance_scale}
+        return self.pipeline.images_at_once(count, **asked)
+
+
+def _label(path: Path) -> str | None:
+    """What made the images in a file; None where it is not there or cannot be read."""
+    try:
+        with np.load(path) as file:
+            return str(file.get("made_by"))
+    except Exception:  # a damaged file can make what unpacks it raise anything
+        return None
 
 
 def _kept(path: Path, label: str) -> np.ndarray | None:

@@ -51,6 +51,11 @@ class Measured(NamedTuple):
     embedded: dict[str, np.ndarray]  # by network, [p, n, d], of length 1
     shown: dict[int, np.ndarray]  # by prompt, uint8 [n, H, W, 3]
 
+    def part(self, rows: slice) -> Measured:
+        """Of some of the prompts; the pictures stay."""
+        embedded = {name: features[rows] for name, features in self.embedded.items()}
+        return Measured(part(self.seen, rows), embedded, self.shown)
+
 
 class Networks(NamedTuple):
     """What else looks at the images than the judge: of a name, what embeds images, and what embeds prompts."""
@@ -82,11 +87,19 @@ class Comparison:
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
         self.errors, self.networks, self.nobody = errors or {}, networks, nobody
-        self.studio, self.setting = Studio(pipeline, config, folder), Setting.of(config)
+        self.studio, self.setting = Studio(pipeline, config.evaluation, folder), Setting.of(config)
         self.columns: dict[str, Column] = {}
         self.measured: dict[str, Measured] = {}
         self.measured_nobody: dict[str, Measured] = {}
         self.swept: list[dict[str, Any]] = []
+
+    def tell_at_once(self, console: Console) -> None:
+        """Says how many images are made at once, where the memory of the devices decides it."""
+        if not self.config.evaluation.batch_size and parallel.memory_left(parallel.mesh()) is not None:
+            count = self.studio.at_once(len(self.prompts) + len(self.nobody), self.setting)
+            console.print(
+                f"evaluation.batch_size: {count} images at a time, to fit the devices' memory", highlight=False
+            )
 
     @property
     def num_images(self) -> int:
@@ -96,13 +109,11 @@ class Comparison:
     def measure(self, column: Column, on_batch: Callable[[int], None]) -> None:
         """Generates and scores; the column of the base model comes first."""
         self.columns[column.name] = column
-        texts = [prompt.text for prompt in self.prompts]
-        made = self.studio.images(column, texts, self.setting, on_batch)
-        self.measured[column.name] = self._looked_at(made, self._shown_prompts())
+        texts = [prompt.text for prompt in (*self.prompts, *self.nobody)]
+        looked_at = self._looked_at(self.studio.images(column, texts, self.setting, on_batch), self._shown_prompts())
+        self.measured[column.name] = looked_at.part(slice(len(self.prompts)))
         if self.nobody:
-            texts, place = [prompt.text for prompt in self.nobody], len(self.prompts)
-            made = self.studio.images(column, texts, self.setting, on_batch, kind="-nobody", first=place)
-            self.measured_nobody[column.name] = self._looked_at(made)
+            self.measured_nobody[column.name] = looked_at.part(slice(len(self.prompts), None))
 
     def sweep(self, settings: Sequence[Setting], on_batch: Callable[[int], None]) -> None:
         """Scores the columns that were measured at other settings too."""
@@ -111,12 +122,12 @@ class Comparison:
             found = {}
             for name, column in self.columns.items():
                 kind = "-" + "-".join(map(str, setting))
-                made = self.studio.images(column, texts, setting, on_batch, kind=kind)
+                made = self.studio.images(column, texts, setting, on_batch, kind)
                 seen = together([classify(self.judge, self.params, images) for images in made])
                 found[name] = self._means(self._by_prompt(seen))
             self.swept.append(setting._asdict() | {"columns": found})
 
-    def _looked_at(self, made: Iterable[np.ndarray], shown: Sequence[int] = ()) -> Measured:
+    def _looked_at(self, made: Iterable[np.ndarray], shown: Sequence[int]) -> Measured:
         """Looks at images as they are made; keeps those of the prompts `shown`."""
         seen, embedded, kept, place = [], {name: [] for name in self.networks.semantics}, {}, 0
         for images in made:

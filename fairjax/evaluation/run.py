@@ -53,6 +53,7 @@ def evaluate(
     for name, words in config.evaluation.interventions.items():
         columns.append(Column(f"asked: {name}", {}, words))
     with parallel.alone(folder):
+        comparison.tell_at_once(console)
         with bars(console) as progress:
             for column in columns:
                 comparison.measure(column, counting(progress, column.name, comparison.num_images))

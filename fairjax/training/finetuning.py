@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import parallel, tables
+from fairjax import memory, parallel, tables
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
@@ -26,7 +26,6 @@ from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.prompts import NOBODYS, Prompt, Subjects, subjects
 from fairjax.schema import UserError
-from fairjax.training import memory
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
 
@@ -111,6 +110,10 @@ class Finetuning:
         frozen = steps.Frozen(self._held(self.pipeline.params), self.judges.params, self._table)
         return parallel.replicate(frozen, self.mesh)
 
+    def place(self) -> None:
+        """Puts what is frozen onto the devices, so that who asks later what memory is left has the right answer."""
+        jax.block_until_ready(self._frozen)
+
     def _held(self, params: dict[str, Params]) -> dict[str, Params]:
         """The pipeline's parameters, as the step holds them."""
         return self.pipeline.compact(params, but=self.config.adapter.kinds)
@@ -166,8 +169,8 @@ class Finetuning:
         if training.gradient not in WEIGHTINGS:  # a sweep through the chain takes all of them
             return None
         images = training.prompts_per_step * training.images_per_prompt // self.mesh.size
-        limit = parallel.memory_left(self.mesh)
-        return memory.fitting(self._compile, images, limit)
+        sizes = [size for size in range(1, images + 1) if images % size == 0]
+        return memory.fitting(self._compile, sizes, parallel.memory_left(self.mesh), "a step")
 
     def lowered(self) -> jax.stages.Lowered:
         """The program of a step, to compile; the mesh may be of devices elsewhere."""

@@ -138,6 +138,8 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             parallel.wait_for_all("checkpoint restored")
             if parallel.is_first():
                 files.write_text(folder / CONFIG, schema.dump(config))
+        finetuning.place()
+        comparison.tell_at_once(console)
         with bars(console) as progress, contextlib.closing(checkpoints):
             comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
             state = _train(finetuning, checkpoints, start, folder, progress, asked, prepared)

@@ -1,9 +1,9 @@
-"""How many images the large networks may see at a time, so that a step fits the memory of a device."""
+"""How many images the large networks may see at a time, so that a program fits the memory of a device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.errors import JaxRuntimeError
@@ -12,14 +12,17 @@ MARGIN = 0.95
 """How much of the memory a program may be expected to take: what the compiler counts is not all."""
 
 
-def fitting(compiled: Callable[[int], jax.stages.Compiled], images: int, limit: int | None) -> int | None:
-    """The largest divisor of `images` that fits as the microbatch; None, which is all of them, without a limit.
+def fitting(
+    compiled: Callable[[int], jax.stages.Compiled], sizes: Sequence[int], limit: int | None, what: str
+) -> int | None:  # fmt: skip
+    """The largest size that fits; None, which is the largest of all, without a limit.
 
     Args:
-        compiled: the program of a microbatch. Compiling is what costs: a large model's takes minutes on a GPU, so that
-            sizes are guessed from what others took, about linearly more for more images, and only guesses compiled.
-        images: of a device.
+        compiled: the program of so many at a time. Compiling is what costs: a large model's takes minutes on a GPU, so
+            that sizes are guessed from what others took, about linearly more for more images, and guesses compiled.
+        sizes: how many images of a device it may be, ascending from 1.
         limit: bytes of its memory.
+        what: the program, in words.
 
     Raises:
         ValueError: one line, where not even one image at a time fits.
@@ -27,19 +30,18 @@ def fitting(compiled: Callable[[int], jax.stages.Compiled], images: int, limit: 
     if limit is None:
         return None
     room = MARGIN * limit
-    sizes = [size for size in range(1, images + 1) if images % size == 0]
     known, best = {0: 0.0}, None  # bytes, by size
-    size: int | None = images  # all at once is what one hopes for
+    size: int | None = sizes[-1]  # all at once is what one hopes for
     while size:
         known[size] = _needed(compiled, size)
         best = size if known[size] <= room else best
-        failed = min((other for other, bytes in known.items() if bytes > room), default=images + 1)
+        failed = min((other for other, bytes in known.items() if bytes > room), default=sizes[-1] + 1)
         between = [other for other in sizes if (best or 0) < other < failed]
         size = _promising(between, known, room) or (None if best else next(iter(between), None))
     if best is None:
         takes = f"{known[1] / 2**30:.2f} GiB" if math.isfinite(known[1]) else "more than all"
         raise ValueError(
-            f"a step takes {takes} of a device's memory with one image at a time, of {images}; it has "
+            f"{what} takes {takes} of a device's memory with one image at a time; it has "
             f"{limit / 2**30:.2f} GiB: more devices, training.precision = bfloat16, or a smaller model would fit"
         )
     return best
