@@ -133,7 +133,7 @@ def test_an_evaluation_says_how_images_stay_by_clip_and_dinov2_each(small_world,
     (clip_part, clip_params), (dino_part, dino_params) = reading.semantics_of(config.judges)
     (tower,) = reading.text_towers(config.judges).values()
     kept = {name: sorted((tmp_path / "run" / "samples").glob(f"{name}-0*.npz")) for name in ("before", "after")}
-    images = {name: np.concatenate([np.load(path)["images"] for path in paths]) for name, paths in kept.items()}
+    images = {name: np.stack([np.load(path)["images"] for path in paths]) for name, paths in kept.items()}
     texts = text_features(tower, [entry["prompt"] for entry in results["per_prompt"]])
     for name, part, params in (("clip", clip_part, clip_params), ("dinov2", dino_part, dino_params)):
         before, after = (features(part, params, images[when]) for when in ("before", "after"))
