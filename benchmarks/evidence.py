@@ -145,7 +145,13 @@ def train(run: Run, steps: int, said: Fields) -> None:
     config, fields = FINETUNINGS[run.finetuning]
     unmeasured = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2, "validation.every": None}
     run_steps = round(steps * PACES.get(run.finetuning, 1))
-    fields = unmeasured | {"prompts.nobody_share": 0} | fields | said | {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
+    fields = (
+        unmeasured
+        | {"prompts.nobody_share": 0}
+        | fields
+        | said
+        | {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
+    )
     path = ROOT / "configs" / "portraits" / f"{config}.yaml"
     subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
 

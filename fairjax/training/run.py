@@ -183,11 +183,10 @@ def _train(
             told = f"first step after {passed:.0f} s: reading and compiling included, measuring not"
             progress.console.print(told, highlight=False)
         for name, value in step.scalars.items():
-            smoothed[name] = (
-                value if name not in smoothed or np.isnan(smoothed[name]) else 0.9 * smoothed[name] + 0.1 * value
-            )
+            if not np.isnan(value):  # the bias of a step whose prompts ask for nobody is
+                smoothed[name] = 0.9 * smoothed.get(name, value) + 0.1 * value
         bias = "  ".join(f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith("bias/"))
-        note = f"loss {smoothed['loss']:.3f}  {bias}  {per_step / seconds:.1f} images/s"
+        note = f"loss {smoothed.get('loss', np.nan):.3f}  {bias}  {per_step / seconds:.1f} images/s"
         progress.update(task, completed=step.step, note=note)
         if not progress.console.is_terminal and step.step % 10 == 0:
             progress.console.print(f"finetune {step.step}/{step.steps}  {note}", highlight=False)
