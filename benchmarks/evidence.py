@@ -61,8 +61,7 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     "nobody-tenth": ("gender", {"prompts.nobody_share": 0.1}),
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
 }
-"""A configuration of configs/portraits, and what is otherwise than there. None but one asks for nobody, so that short
-finetunings are of people only."""
+"""A configuration of configs/portraits, and what is otherwise than there."""
 
 PACES = {"grad-steps-1": 1.1, "grad-steps-all": 0.66}
 """How many steps these take in the time of one of the default's: a finetuning takes as long as the others."""
@@ -145,13 +144,7 @@ def train(run: Run, steps: int, said: Fields) -> None:
     config, fields = FINETUNINGS[run.finetuning]
     unmeasured = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2, "validation.every": None}
     run_steps = round(steps * PACES.get(run.finetuning, 1))
-    fields = (
-        unmeasured
-        | {"prompts.nobody_share": 0}
-        | fields
-        | said
-        | {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
-    )
+    fields = unmeasured | fields | said | {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
     path = ROOT / "configs" / "portraits" / f"{config}.yaml"
     subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
 

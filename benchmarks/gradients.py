@@ -103,8 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     parallel.prepare()
     changes = {"num_steps": (options.steps,) * 2, "prompts_per_step": 1, "grad_steps": None}
-    fields = {f"training.{name}": value for name, value in changes.items()} | {"prompts.nobody_share": 0}
-    config = load(Experiment, None, fields)
+    config = load(Experiment, None, {f"training.{name}": value for name, value in changes.items()})
     finetuning, console = Finetuning(config, parallel.mesh(1)), Console()
     state = finetuning.initial()
     stack = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], options.steps, axis=0), state.bundle)

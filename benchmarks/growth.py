@@ -47,7 +47,7 @@ def measure(size: Size, rounds: int) -> Measured:
     """The median over `rounds` steps after the first, and what the compiler says of the memory."""
     fields = {
         "training.num_steps": (size.steps,) * 2, "training.images_per_prompt": size.images,
-        "training.prompts_per_step": size.prompts, "training.grad_steps": None, "prompts.nobody_share": 0,
+        "training.prompts_per_step": size.prompts, "training.grad_steps": None,
     }  # fmt: skip
     finetuning = Finetuning(load(Experiment, None, fields), parallel.mesh(size.devices))
     state, times = finetuning.initial(), []

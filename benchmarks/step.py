@@ -139,7 +139,6 @@ def main() -> None:
     fields |= {
         "training.prompts_per_step": 1, "training.images_per_prompt": images, "training.num_steps": (num_steps,) * 2,
         "training.precision": "float32" if precise else "bfloat16", "training.microbatch": options.microbatch,
-        "prompts.nobody_share": 0,  # of people, of whom there is more to do
     }  # fmt: skip
     whole = ours(fields | {"training.grad_steps": None}, path, options.device)
     half = ours(fields | {"training.grad_steps": max(1, num_steps // 2)}, path, options.device)

@@ -110,8 +110,7 @@ def build(folder, unet=UNET, **text_fields):
 def fields(folder):
     """What a configuration says that takes its models from `folder`."""
     return {
-        "model": str(folder), "prompts.nobody_share": 0, "judges.box": BOX,
-        "judges.classifiers": (f"{folder}/classifier",),
+        "model": str(folder), "judges.box": BOX, "judges.classifiers": (f"{folder}/classifier",),
         "judges.evaluation": (f"{folder}/classifier_eval",), "judges.semantics": (f"{folder}/image_semantics",),
         "judges.face": f"{folder}/face_embedding", "judges.bank": f"{folder}/face_embedding/bank.safetensors",
     }  # fmt: skip

@@ -70,7 +70,6 @@ def test_a_whole_steps_gradient_points_where_float32s_does():
         fields = {
             "training.precision": precision, "training.prompts_per_step": 1, "training.images_per_prompt": 8,
             "training.num_steps": (4, 4), "training.grad_steps": None, "adapter.kinds": ("text_encoder", "unet"),
-            "prompts.nobody_share": 0,
         }  # fmt: skip
         finetuning = Finetuning(load(Experiment, CONFIG, fields), parallel.mesh(1))
         start = finetuning.initial()

@@ -147,7 +147,7 @@ def portraits():
 def in_a_world(models, by):
     changes = {
         "training.prompts_per_step": 1, "training.images_per_prompt": 6, "training.grad_steps": None,
-        "training.num_steps": (3, 3), "loss.face": 2.0, "loss.confidence": 0.75, "prompts.nobody_share": 0,
+        "training.num_steps": (3, 3), "loss.face": 2.0, "loss.confidence": 0.75,
     }  # fmt: skip
     finetuning = Finetuning(load(Experiment, None, models | changes), parallel.mesh(1))
     state = moved(finetuning.initial(), by)
