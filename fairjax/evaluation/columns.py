@@ -90,7 +90,7 @@ class Studio:
         texts = [column.words.replace(_PROMPT, text) for text in prompts]
         labels = [json.dumps(made_by | {"place": place, "prompt": text}) for place, text in enumerate(texts)]
         paths = [self.folder / "samples" / f"{column.file_name}{kind}-{place:04d}.npz" for place in range(len(texts))]
-        place, size = 0, self.at_once(len(prompts), setting)
+        place = 0
         while place < len(texts):
             kept = _kept(paths[place], labels[place])
             if kept is not None:
@@ -100,6 +100,9 @@ class Studio:
                 continue
             rest = range(place + 1, len(texts))
             end = next((other for other in rest if _label(paths[other]) == labels[other]), len(texts))
+            size = self.at_once(
+                len(prompts), setting
+            )  # not before: hosts ask each other, and one alone reads what is kept
             for made in self._made(column, texts[place:end], setting, on_batch, place, size):
                 for each in made:
                     if parallel.is_first():
