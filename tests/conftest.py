@@ -9,7 +9,7 @@ import os
 import tempfile
 from functools import lru_cache
 
-from devices import flags
+from devices import OLDER_EMITTERS, flags
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
     _COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
@@ -75,6 +75,14 @@ def mistake(capsys):
         return error
 
     return told
+
+
+@pytest.fixture
+def libtpu(monkeypatch):
+    """Compiles for TPUs that are not there. It reads XLA's flags, too, and one it does not know ends the process."""
+    pytest.importorskip("libtpu")
+    jax.devices()  # jax has read them
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace(OLDER_EMITTERS, ""))
 
 
 @pytest.fixture(scope="session")

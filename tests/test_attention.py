@@ -1,7 +1,5 @@
 """Every kernel computes the same attention, and each device gets the one that suits it."""
 
-from importlib.util import find_spec
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +93,7 @@ def test_each_device_gets_its_kernel(device, dtype, queries, keys, channels, ker
     assert attention.choose(*device, dtype, queries, keys, channels) == kernel
 
 
-@pytest.mark.skipif(not find_spec("libtpu"), reason="pip install libtpu")
+@pytest.mark.usefixtures("libtpu")
 @pytest.mark.parametrize("channels", [40, 80, 160])  # those of Stable Diffusion 1.x
 def test_what_is_compiled_for_decides_not_what_is_compiled_on(channels):
     q, k, v = (jax.ShapeDtypeStruct((1, 1024, 2, channels), jnp.bfloat16) for _ in range(3))

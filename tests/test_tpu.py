@@ -1,7 +1,6 @@
 """Programs compile for a slice of TPUs that is not there, with the collectives that were counted on the CPU."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -20,7 +19,7 @@ from fairjax.models.functional import num_params
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
-compiles = pytest.mark.skipif(not find_spec("libtpu"), reason="pip install libtpu")
+compiles = pytest.mark.usefixtures("libtpu")
 
 
 def test_collectives_are_counted_with_their_bytes():
