@@ -5,6 +5,7 @@ files of tests are shared out over two processes, because most of the time goes 
 longest are dealt out first, so that neither process is left with one at the end.
 """
 
+import fcntl
 import os
 import tempfile
 from functools import lru_cache
@@ -88,8 +89,19 @@ def libtpu(monkeypatch):
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory):
     """The folder of a model and its judges, small and random."""
-    folder = tmp_path_factory.mktemp("world")
-    build(folder)
+    return _built_once(tmp_path_factory, "world", build)
+
+
+def _built_once(tmp_path_factory, name, build):
+    """The folder that `build(folder)` fills, by the first of a session's processes that asks for it."""
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / name
+    with open(f"{folder}.built", "a") as built:
+        fcntl.flock(built, fcntl.LOCK_EX)
+        if not built.tell():
+            folder.mkdir()
+            build(folder)
+            built.write("for all")
     return folder
 
 
@@ -124,6 +136,4 @@ def models(tmp_path_factory):
     """A folder of small models, for all tests that read them."""
     import small_models
 
-    folder = tmp_path_factory.mktemp("models")
-    small_models.write(folder)
-    return folder
+    return _built_once(tmp_path_factory, "models", small_models.write)
