@@ -50,7 +50,8 @@ def check_trace(config, sizes):
     assert scalars["loss"].shape == ()
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_training_step_traces_at_full_size_on_eight_devices(path):
     check_trace(load(Experiment, path, {}), full_size.SD15)
 
@@ -65,6 +66,7 @@ def test_the_training_step_traces_at_the_size_of_stable_diffusion_2_1():
 # Run, at reduced width.
 
 
+@pytest.mark.slow
 def test_a_model_of_stable_diffusion_2s_kind_is_finetuned_by_its_folder_alone(tmp_path):
     """Heads for each block, linear projections, another activation, and velocities: all from its own files."""
     wider = dataclasses.replace(

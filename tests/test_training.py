@@ -96,8 +96,9 @@ def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, on):
 def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one_device, one_device, small_world):
     """Five do not divide the 24 of this device. Memory is what it saves."""
     parts = finetuning(small_world, 1, **{"training.microbatch": 5})
-    assert_the_same(on_one_device, first_step(parts))
-    assert memory.needed(parts.compiled()) < 0.7 * memory.needed(one_device.compiled())
+    program = parts.compiled()
+    assert_the_same(on_one_device, first_step(parts, program))
+    assert memory.needed(program) < 0.7 * memory.needed(one_device.compiled())
 
 
 @pytest.fixture(scope="module")
