@@ -96,12 +96,12 @@ def _built_once(tmp_path_factory, name, build):
     """The folder that `build(folder)` fills, by the first of a session's processes that asks for it."""
     here = tmp_path_factory.getbasetemp()
     folder = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / name
-    with open(f"{folder}.built", "a") as built:
-        fcntl.flock(built, fcntl.LOCK_EX)
-        if not built.tell():
-            folder.mkdir()
-            build(folder)
-            built.write("for all")
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            unfinished = tmp_path_factory.mktemp(name)
+            build(unfinished)
+            unfinished.rename(folder)
     return folder
 
 
