@@ -12,6 +12,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL as TorchAutoencoder
 from diffusers import UNet2DConditionModel as TorchUNet
+from flax import nnx
 
 from benchmarks.torch_networks import TorchMobileNetV3, nchw, nhwc, randomised, relative, tensors
 from fairjax.convert.rules import from_torch, to_torch
@@ -370,6 +371,15 @@ def test_a_wholly_different_file_shows_every_kind_of_misfit():
         from_torch(network.abstract, {f"other.{n}": np.zeros(1) for n in range(5)})
     assert f"{missing + 5} tensors do not fit: {missing} missing (" in str(error.value)
     assert "; 5 unexpected (other.0, other.1, other.2, ...)" in str(error.value)
+
+
+def test_fresh_parameters_are_those_that_flax_draws():
+    """Keys are counted apart from NNX's, and stay the same: what was pretrained is made again from its seed."""
+    make = lambda rngs: CLIPTextModel(CLIPTextConfig(50, 16, 32, 16, 1, 2, 8), rngs=rngs)  # noqa: E731
+    drawn, usual = functional(make).init(jax.random.key(3)), nnx.to_pure_dict(nnx.state(make(nnx.Rngs(3))))
+    assert jax.tree.structure(drawn) == jax.tree.structure(usual)
+    # one is drawn in one program, the other op by op, which may round otherwise
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), drawn, usual)
 
 
 def test_tensors_that_do_not_fit_are_one_error_that_lists_them():
