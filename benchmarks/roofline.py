@@ -94,10 +94,10 @@ def product(out: list[int], left: list[int], right: list[int], batch: float) -> 
 def convolution(kind: str, line: str, out: list[int], left: list[int], right: list[int]) -> float:
     """FLOPs of cuDNN's convolutions, in which a kernel comes as OHWI."""
     pixels = left if "BackwardInput" in kind else out
-    batch, labels = re.search(r"dim_labels=(\w+)_(\w+)->", line).groups()
+    image_axes, kernel_axes = re.search(r"dim_labels=(\w+)_(\w+)->", line).groups()
     if "BackwardFilter" in kind:
-        return 2 * np.prod(out) * np.prod(left) / left[batch.index("f")]
-    return 2 * np.prod(pixels) * np.prod(right) / right[labels.index("o")]
+        return 2 * np.prod(out) * np.prod(left) / left[image_axes.index("f")]
+    return 2 * np.prod(pixels) * np.prod(right) / right[kernel_axes.index("o")]
 
 
 def kernels(program: str) -> list[Kernel]:
