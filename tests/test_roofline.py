@@ -62,3 +62,15 @@ def test_flops_and_bytes_of_a_kernel(kind, flops, numbers):
 
 def test_what_takes_no_time_is_no_kernel():
     assert len(kernels(PROGRAM)) == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('%g = f32[8,8]{1,0} custom-call(%a, %b), custom_call_target="__cublas$gemm"', "product of matrices by cublas"),
+        ("%c = f32[100]{0} conditional(%p, %x, %x), branch_computations={%one, %other}", "no branch is known to run"),
+    ],
+)
+def test_what_is_not_counted_is_said(line, said):
+    with pytest.raises(ValueError, match=said):
+        kernels(PROGRAM.replace("  ROOT %while", f"  {line}\n  ROOT %while"))

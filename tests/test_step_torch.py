@@ -87,23 +87,9 @@ def moved(state, by):
     return state._replace(bundle=jax.tree_util.tree_map_with_path(move, state.bundle))
 
 
-class OnPhotographs(NamedTuple):
-    """Experiment 4 with every kind of judge, of small models that draw over photographs."""
-
-    finetuning: Finetuning
-    photos: torch.Tensor  # as PyTorch has them
-    locate: Any
-
-    def step(self, state, photos):
-        """One step from there, whose program is compiled once for all."""
-        batch, _ = self.finetuning.batch(0, state.bundle)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            draw_over_photos(monkeypatch)
-            return self.finetuning._program(state, over(self.finetuning._frozen, photos), batch)
-
-
 @pytest.fixture(scope="module")
-def on_photographs(models, tmp_path_factory):
+def photographs(models, tmp_path_factory):
+    """A step of experiment 4 on photographs, with every kind of judge."""
     judges, photos = tmp_path_factory.mktemp("judges"), nchw(PHOTOS)
     detector, weights = detection.load()
     locate = partial(jax.jit(detector.locate), weights)
@@ -120,13 +106,7 @@ def on_photographs(models, tmp_path_factory):
         "loss.confidence": CONFIDENCE,
         "judges.margin": 0.5,
     }
-    return OnPhotographs(finetuning_of(models, "exp4-gender-race-age-both", **changes), photos, locate)
-
-
-@pytest.fixture(scope="module")
-def photographs(on_photographs):
-    """A step of it by both."""
-    finetuning, photos, locate = on_photographs
+    finetuning = finetuning_of(models, "exp4-gender-race-age-both", **changes)
     state = moved(finetuning.initial(), 0.1)
     batch, _ = finetuning.batch(0, state.bundle)
     wish, sizes = np.outer(np.full(8, 1 / 8), [0.75, 0.25]).ravel(), {"gender": 2, "race": 4, "age": 2}
@@ -208,27 +188,3 @@ def test_the_step_is_that_of_pytorch(which, kinds, request):
         )
         assert np.linalg.norm(found - wanted) <= 2e-4 * np.linalg.norm(wanted) > 0, kind
         assert all(np.any(leaf) for leaf in jax.tree.leaves(ours.gradient[kind])), kind
-
-
-def test_adapters_that_change_nothing_yet_have_lost_nothing(on_photographs):
-    start = on_photographs.finetuning.initial()
-    after, scalars, _ = on_photographs.step(start, PHOTOS)
-    assert all(np.isfinite(value) for value in scalars.values()), scalars
-    assert scalars["faces"] == 3 / 4 and scalars["loss/fairness"] > 0.1 and scalars["gradient_norm"] > 0
-    assert scalars["loss/image"] == pytest.approx(0, abs=1e-6)
-    assert (
-        max(
-            float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (start.bundle, after.bundle)), strict=True)
-        )
-        > 0
-    )
-
-
-def test_without_a_face_nothing_is_asked_of_it(on_photographs):
-    """Grey pictures: no face, no target, no face loss; only what they mean is kept."""
-    state = moved(on_photographs.finetuning.initial(), 0.1)
-    state, scalars, _ = on_photographs.step(state, np.zeros_like(PHOTOS))
-    assert scalars["faces"] == scalars["targeted"] == scalars["loss/fairness"] == scalars["loss/face"] == 0
-    assert scalars["prompts_without_target"] == 1 and np.isfinite(scalars["loss"])
-    assert scalars["loss/image"] > 0
-    assert int(state.skipped) == 0 and scalars["gradient_norm"] > 0
