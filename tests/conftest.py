@@ -19,9 +19,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process 
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{flags(8)} {os.environ.get('XLA_FLAGS', '')}"
-os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = (
-    "0"  # no lines of Python in what is compiled; this and the next save 4%
-)
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # what is compiled names no lines; with the next, it saves 4%
 gc.set_threshold(100_000, 50, 1000)  # tracing makes millions of objects, which a collection looks through for nothing
 
 import jax  # noqa: E402  (the flags above must be set before jax starts)
