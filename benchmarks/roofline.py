@@ -2,11 +2,11 @@
 
     pip install 'jax[cuda12]' && JAX_PLATFORMS=cpu python -m benchmarks.roofline --images 10
 
-XLA compiles for a GPU by its description alone, if nothing is to be tried on it (autotuning is what needs the card). Of
-every kernel of the optimised program, FLOPs and bytes of its operands and results are counted, and the time that both
-take at the published peaks; that operands may still be in the cache is not. Where `benchmarks.parts`, on the card, takes
-longer than the sum, kernels fall short of the card; where the sum is long, the program moves too much. Loops are counted
-once.
+XLA compiles for a GPU by its description alone, if nothing is to be tried on it (autotuning is what needs the card).
+Of every kernel of the optimised program, FLOPs and bytes of its operands and results are counted, and the time that
+both take at the published peaks; that operands may still be in the cache is not. Where `benchmarks.parts`, on the card,
+takes longer than the sum, kernels fall short of the card; where the sum is long, the program moves too much. Loops are
+counted once.
 """
 
 from __future__ import annotations
