@@ -1,4 +1,8 @@
-"""Measures finetuned models against their base on unseen noise: `python eval.py --adapter runs/portraits-gender`."""
+"""Measures finetuned models against their base on unseen noise: `python eval.py --adapter runs/portraits-gender`.
+
+Fields that are not given are those of the (first) adapter's run, or of --config; what is shown as their default is for
+where there is neither.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import sys
 from pathlib import Path
 
 from fairjax import cluster
-from fairjax.config import Experiment, run_of
+from fairjax.config import BEST, Experiment, run_of
 from fairjax.schema import UserError, command, parse
+
+_HELPS = {"output": "where results go (default: beside the adapter, in evaluation-SEED; of several, it must be given)"}
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +24,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sweep", action="store_true", help="also measure at other guidance scales, numbers of steps, and the other "
-        "solver; about as many times the work as there are settings (or name your own: evaluation.sweep)",
+        "solver, which takes seven to twelve times as long (or name your own: evaluation.sweep)",
     )  # fmt: skip
     cluster.add_options(parser)
 
@@ -27,13 +33,14 @@ def configure(argv: list[str]) -> tuple[Experiment, argparse.Namespace]:
     """The configuration that a command line asks for, and the program's own options.
 
     Without `--config`, the configuration of the run that the (first) adapter is of stands in. Results go beside the
-    adapter, into a folder of this evaluation's own, unless `--output` says otherwise: never into that of a training.
+    adapter, into a folder of this evaluation's own, unless `--output` says otherwise: never into that of a training,
+    and the best adapter's never into the last one's.
     """
 
     def standing_in(options: argparse.Namespace) -> Path | None:
         return next(filter(None, map(run_of, options.adapters)), None)
 
-    config, options = parse(Experiment, argv, "eval.py", __doc__, _options, standing_in)
+    config, options = parse(Experiment, argv, "eval.py", __doc__, _options, standing_in, _HELPS)
     adapters = options.adapters
     if not adapters and not config.evaluation.interventions:
         raise UserError("--adapter is missing: name a run folder, as train.py leaves it, or an adapter folder")
@@ -43,7 +50,8 @@ def configure(argv: list[str]) -> tuple[Experiment, argparse.Namespace]:
         (adapter,) = adapters
         run = run_of(adapter)
         folder = run.parent if run else adapter if adapter.is_dir() else adapter.parent
-        config = config.model_copy(update={"output": str(folder / f"evaluation-{config.evaluation.seed}")})
+        own = f"evaluation-{config.evaluation.seed}" + f"-{BEST}" * bool(run and adapter.name == BEST)
+        config = config.model_copy(update={"output": str(folder / own)})
     return config, options
 
 

@@ -297,9 +297,7 @@ class SettingSection(Section):
 
 
 class EvaluationSection(Section):
-    subjects: Count = Field(
-        8, description="how many trained and how many held-out subjects train.py's own table measures"
-    )
+    subjects: Count = Field(8, description="how many trained and how many held-out subjects are measured")
     images_per_prompt: Count = 64
     num_steps: Count = Field(12, description="solver steps")
     guidance_scale: float | None = Field(None, ge=0, description="null takes that of the training")

@@ -169,7 +169,8 @@ def _leaves(schema: type[Section], defaults: Any = PydanticUndefined, path: str 
         if section := _as_section(field.annotation):
             leaves |= _leaves(section, default, dotted)
         else:
-            about = (schema.__doc__ or "").strip().partition("\n")[0] if schema.__doc__ != Section.__doc__ else ""
+            told = (schema.__doc__ or "") if schema.__doc__ != Section.__doc__ else ""
+            about = " ".join(told.strip().partition("\n\n")[0].split())
             leaves[dotted] = _Leaf(path, about, field.annotation, field.description or "", default)
     return leaves
 
@@ -213,10 +214,13 @@ def _inline(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def add_arguments(parser: argparse.ArgumentParser, schema: type[Section]) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, schema: type[Section], helps: Mapping[str, str] = types.MappingProxyType({})
+) -> None:
     """Gives `parser` an option `--a.b.c VALUE` for every value of the schema, in one group for each section.
 
-    Options that are not given leave nothing in the namespace; those given leave their text.
+    Options that are not given leave nothing in the namespace; those given leave their text. `helps` has what a program
+    says of fields in place of the schema, default included.
     """
     groups: dict[str, Any] = {}
     for dotted, leaf in _leaves(schema).items():
@@ -228,7 +232,7 @@ def add_arguments(parser: argparse.ArgumentParser, schema: type[Section]) -> Non
             dest=dotted,
             metavar=_placeholder(leaf.annotation),
             default=argparse.SUPPRESS,
-            help=f"{leaf.help} ({default})".strip().replace("%", "%%"),
+            help=helps.get(dotted, f"{leaf.help} ({default})").strip().replace("%", "%%"),
         )
 
 
@@ -246,12 +250,14 @@ def parse(
     description: str,
     extra: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     config_of: Callable[[argparse.Namespace], Path | None] = lambda options: None,
+    helps: Mapping[str, str] = types.MappingProxyType({}),
 ) -> tuple[Schema, argparse.Namespace]:
     """Reads a command line: `--config FILE`, then any values of the schema, which win over the file's.
 
     Args:
         extra: adds the program's own options to the parser.
         config_of: the file to read where the command line names none, by the program's own options.
+        helps: what this program says of fields in place of the schema.
 
     Returns:
         The configuration, and the values of the program's own options; `given` among them holds the names of the
@@ -265,7 +271,7 @@ def parse(
     )
     parser.add_argument("--config", metavar="FILE", type=Path, help="a YAML file of the fields below")
     extra(parser)
-    add_arguments(parser, schema)
+    add_arguments(parser, schema, helps)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(

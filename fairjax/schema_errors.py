@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -36,6 +37,8 @@ _REQUIREMENTS = {
     "multiple_of": "a multiple of {multiple_of}",
     "literal_error": "{expected}",
     "enum": "{expected}",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} or fewer",
 }
 
 
@@ -50,11 +53,18 @@ def shown(value: Any) -> str:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The complaint about a field that does not exist, with the name that was probably meant."""
+    """The complaint about a field that does not exist, with the name that was probably meant.
+
+    That is one whose name has this one as a word of its own, or nearly is this one, in the section that was named; else
+    the same name in another section; else what is spelled most alike.
+    """
     known = list(known)
-    leaf = name.rpartition(".")[2]
+    section, _, leaf = name.rpartition(".")
+    beside = [other.rpartition(".")[2] for other in known if section and other.rpartition(".")[0] == section]
+    worded = [other for other in beside if f"_{leaf}_" in f"_{other}_"]
+    beside = worded or difflib.get_close_matches(leaf, beside, n=1, cutoff=0.75)
     elsewhere = [other for other in known if other.rpartition(".")[2] == leaf]
-    near = elsewhere or difflib.get_close_matches(name, known, n=1)
+    near = [f"{section}.{other}" for other in beside] or elsewhere or difflib.get_close_matches(name, known, n=1)
     return f"unknown field {name}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
@@ -62,6 +72,9 @@ def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel], d
     """All that is wrong, in one line; `data` is what was validated."""
     wrong: dict[str, list[str]] = {}  # requirements by complaint: the options of a union share theirs
     problems = error.errors(include_url=False)
+    inside = {problem["loc"][: -1 - up] for problem in problems for up in range(len(problem["loc"]))}
+    # what is wrong in a list is left out of it before its length is looked at
+    problems = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
     for problem in problems[:_MOST_TOLD]:
         where, requirement = _complaint(problem, schema, data)
         requirements = wrong.setdefault(where, [])
@@ -97,6 +110,9 @@ def _complaint(problem: Mapping[str, Any], schema: type[pydantic.BaseModel], dat
     if kind == "extra_forbidden":
         siblings = [".".join(map(str, (*location[:-1], name))) for name in _fields_at(schema, location[:-1])]
         return unknown(dotted, [*siblings, *_names(schema)]), ""
+    whole = location[:-1] if kind == "missing" else location
+    if kind in ("missing", "too_long") and (length := _length(schema, whole)):
+        return f"{'.'.join(map(str, whole))} = {shown(problem['input'])}", f"must be a list of {length}"
     if kind == "missing":
         return f"{dotted} is missing", ""
     if kind == "value_error":  # a validator of ours, whose message is the requirement
@@ -138,13 +154,28 @@ def _inside(annotation: Any, part: Any) -> Iterator[Any]:
             yield from _inside(option, part)
 
 
+def _at(schema: Any, location: tuple[Any, ...]) -> Iterator[Any]:
+    """The annotations that may stand at `location`, one by one where they are options of a union."""
+    if location:
+        for inner in _inside(schema, location[0]):
+            yield from _at(inner, location[1:])
+    elif typing.get_origin(schema) in (typing.Union, types.UnionType, typing.Annotated):
+        for option in typing.get_args(schema):
+            yield from _at(option, ())
+    else:
+        yield schema
+
+
 def _fields_at(schema: Any, location: tuple[Any, ...]) -> list[str]:
     """The names of the fields of the sections that may stand at `location`."""
-    if location:
-        return [name for inner in _inside(schema, location[0]) for name in _fields_at(inner, location[1:])]
-    options = typing.get_args(schema) or (schema,)
-    sections = [option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)]
-    return [name for section in sections for name in section.model_fields]
+    options = [option for option in _at(schema, location) if isinstance(option, type)]
+    return [name for option in options if issubclass(option, pydantic.BaseModel) for name in option.model_fields]
+
+
+def _length(schema: Any, location: tuple[Any, ...]) -> int | None:
+    """How many values the list at `location` has, where it must have a number of them."""
+    tuples = [option for option in _at(schema, location) if typing.get_origin(option) is tuple]
+    return next((len(args) for args in map(typing.get_args, tuples) if args[-1] is not Ellipsis), None)
 
 
 def _names(schema: Any, path: str = "") -> list[str]:

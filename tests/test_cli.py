@@ -126,6 +126,7 @@ def test_an_evaluation_never_lands_in_a_trainings_folder(tmp_path):
     assert configured("--adapter", f"{run}") == ("run/evaluation-3", 5)
     assert configured(f"--adapter={run}", "--evaluation.seed=7") == ("run/evaluation-7", 5)
     assert configured("--adapter", f"{run}/adapter", "--evaluation.seed", "7") == ("run/evaluation-7", 5)
+    assert configured("--adapter", f"{run}/best") == ("run/evaluation-3-best", 5)
     assert configured(f"--output={tmp_path}/here", "--adapter", f"{run}") == ("here", 5)
     assert configured("--config", f"{other}", "--adapter", f"{run}") == ("run/evaluation-1000", 6)
     assert configured("--config", f"{other}", "--adapter", f"{bare}") == ("bare/evaluation-1000", 6)

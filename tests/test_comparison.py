@@ -298,8 +298,8 @@ def test_other_words_and_settings_and_prompts_of_nobody_start_from_the_same_nois
 
 def test_adapters_are_called_by_their_runs_and_told_apart():
     assert names([Path("runs/a")]) == ["after"]
-    several = [Path("runs/a/adapter"), Path("runs/b"), Path("other/b"), Path("x/b")]
-    assert names(several) == ["after: a", "after: b", "after: b (2)", "after: b (3)"]
+    several = [Path("runs/a/adapter"), Path("runs/b"), Path("other/b"), Path("x/b"), Path("runs/a/best")]
+    assert names(several) == ["after: a", "after: b", "after: b (2)", "after: b (3)", "after: a (best)"]
 
 
 def test_the_usual_sweep_turns_one_thing_at_a_time():
@@ -364,6 +364,41 @@ def test_a_plain_grid_has_every_image_in_its_place():
     assert (sheet[14, 14] > 250).all()
 
 
+def write_results(folder, content):
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content | {"columns": dict.fromkeys(content)}))
+
+
+def test_a_summary_has_what_there_is(tmp_path, capsys):
+    """Several adapters of one evaluation, other words, no held-out prompts, prompts without a face."""
+    moment = {"gender": {"bias": None, "frequencies": {"female": None, "male": None}}, "recognised": None}
+    better = {"gender": {"bias": 0.25, "frequencies": {"female": 0.5, "male": 0.5}}, "recognised": None}
+    columns = {"after: a-0": better, "after: a-1": better, "asked: even": better}
+    content = {"before": moment} | columns
+    write_results(tmp_path / "both", {name: {"trained": found} for name, found in content.items()})
+    write_results(tmp_path / "b" / "evaluation-3-best", {"before": {"trained": moment}, "after": {"trained": better}})
+    assert summary.main([str(tmp_path / "both"), str(tmp_path / "b" / "evaluation-3-best")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| | | trained, before | trained, after |"
+    assert [line for line in lines if "bias" in line] == [
+        f"| {name} | bias: gender | - | 0.25{seeds} |"
+        for name, seeds in (
+            ("a (2 seeds)", " (0.25 to 0.25)"), ("asked: even (1 seed)", ""), ("b (best) (1 seed)", ""),
+        )
+    ]  # fmt: skip
+
+
+def test_a_summary_of_something_else_is_one_line(tmp_path, mistake):
+    write_results(tmp_path / "base", {"before": {"trained": {}}})
+    write_results(tmp_path / "odd", {"before": {"trained": {"gender": 3}}, "after": {}})
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "results.json").write_text('{"before')
+    assert "only the base model was measured" in mistake(summary.main, tmp_path / "base")
+    assert "odd/results.json is not what an evaluation measures" in mistake(summary.main, tmp_path / "odd")
+    assert "cut/results.json is not JSON" in mistake(summary.main, tmp_path / "cut")
+    assert "--nme" in mistake(summary.main, tmp_path, "--nme", "x")
+
+
 def test_a_summary_gives_the_mean_and_range_over_seeds_of_a_configuration(tmp_path, capsys):
     def results(gender, light):
         moment = {
@@ -374,10 +409,8 @@ def test_a_summary_gives_the_mean_and_range_over_seeds_of_a_configuration(tmp_pa
         return {"trained": moment, "held_out": moment}
 
     for seed, after in ((0, 0.1), (1, 0.3)):
-        folder = tmp_path / f"gender-{seed}" / "evaluation-1000"
-        folder.mkdir(parents=True)
         content = {"before": results(0.6, 0.5), "after": results(after, 0.5 + after)}
-        (folder / "results.json").write_text(json.dumps(content))
+        write_results(tmp_path / f"gender-{seed}" / "evaluation-1000", content)
     folders = [str(path) for path in sorted(tmp_path.glob("*/evaluation-1000"))]
     assert summary.main(folders) == 0
     table = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The pretraining: batches that do not depend on the run, stages that resume, a tokenizer of CLIP's kind."""
 
 import json
+from types import SimpleNamespace
 
 import diffusers
 import jax
@@ -12,7 +13,7 @@ from rich.console import Console
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import learning
 from fairjax.pipeline import Pipeline
-from fairjax.portraits import pretrain, recipe, stages, tokenizer
+from fairjax.portraits import export, pretrain, recipe, stages, tokenizer
 from fairjax.portraits.quality import told_from_others
 from fairjax.training.fit import Fit, fit, overlay
 
@@ -87,6 +88,32 @@ def test_the_whole_pretraining_leaves_a_folder_that_both_worlds_read_and_a_repor
     assert pipeline.generate(["a chef"], num_steps=2, guidance_scale=1.0).shape == (1, 1, 64, 64, 3)
     page = (tmp_path / "docs" / "portraits.md").read_text()
     assert "occupation recognised in samples" in page and (tmp_path / "docs" / "portraits_samples.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "0.001"], "--output is missing"),
+        (["--scale", "0.001", "--output", "{}/new"], "--report is missing"),
+        (["--output", "{}"], "holds something else than a model"),
+        (["--stages", "vae,unett"], "--stages: unknown stage 'unett'"),
+        (["--scale", "2"], "--scale = 2: must be greater than 0 and at most 1"),
+    ],
+)
+def test_pretraining_takes_the_place_of_nothing_but_a_model(arguments, message, tmp_path, mistake):
+    """What is there stays as it is, and nothing is begun."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert message in mistake(pretrain.main, "--work", tmp_path / "work", *(a.format(tmp_path) for a in arguments))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_export_that_fails_leaves_the_model_before(tmp_path):
+    model = tmp_path / "world"
+    model.mkdir()
+    (model / "model_index.json").write_text("the model before")
+    with pytest.raises(AttributeError):
+        export.export(SimpleNamespace(), model)
+    assert (model / "model_index.json").read_text() == "the model before"
 
 
 def test_overlay_replaces_only_what_it_names():

@@ -19,7 +19,11 @@ class Attribute(schema.Section):
 
 
 class Training(schema.Section):
-    """How the adapter is trained."""
+    """How the adapter is
+    trained.
+
+    This is not for users.
+    """
 
     steps: int = Field(10, ge=1, description="Steps, 100% of them.")
     rate: float = Field(5e-5, gt=0)
@@ -35,6 +39,7 @@ class Training(schema.Section):
 
 class Span(schema.Section):
     ends: tuple[int, int] = (1, 2)
+    learning_rate: float = 1.0
 
 
 class Experiment(schema.Section):
@@ -46,6 +51,7 @@ class Experiment(schema.Section):
     weights: dict[str, float] = {"image": 8.0}
     verbose: bool = False
     span: Span = Span()
+    words: tuple[Literal["a", "b"], ...] = Field(("a",), min_length=1)
 
     @pydantic.field_validator("name")
     @classmethod
@@ -138,7 +144,11 @@ COMMAND_LINES = [
         "--training.size [1,b]",
         "training.size = [1, 'b']: must be an integer; training.size.1 = 'b': must be an integer",
     ),
-    ("--span.ends [1]", "span.ends.1 is missing"),
+    ("--span.ends [1]", "span.ends = [1]: must be a list of 2"),
+    ("--span.ends []", "span.ends = []: must be a list of 2"),
+    ("--span.ends [1,2,3]", "span.ends = [1, 2, 3]: must be a list of 2"),
+    ("--words []", "words = []: must be a list of 1 or more"),
+    ("--words [x]", "words.0 = 'x': must be 'a' or 'b'"),
     ("--verbose yes", "verbose = 'yes': must be true or false"),
     ("--weights {a}", "weights.a = None: must be a number"),
     (
@@ -148,6 +158,8 @@ COMMAND_LINES = [
     ("--weights {a,a}", "--weights, line 1, column 1: not valid YAML: 'a' is given twice"),
     ("--training.stepz 3", "unknown field training.stepz (did you mean training.steps?)"),
     ("--steps=3", "unknown field steps (did you mean training.steps?)"),
+    ("--tuning.ends 3", "unknown field tuning.ends (did you mean span.ends?)"),
+    ("--span.rate 3", "unknown field span.rate (did you mean span.learning_rate?)"),
     ("--qqqqq 3", "unknown field qqqqq"),
     ("--training.steps", "argument --training.steps: expected one argument"),
     ("surplus", "unexpected argument 'surplus'"),

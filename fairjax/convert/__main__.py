@@ -1,4 +1,5 @@
-"""Carries adapters between fairjax and the PyTorch world: `python -m fairjax.convert runs/NAME --to kohya`."""
+"""Carries adapters between fairjax and the PyTorch world:
+`python -m fairjax.convert runs/NAME --to kohya`."""
 
 from __future__ import annotations
 
@@ -11,17 +12,25 @@ from fairjax import files
 from fairjax.config import ADAPTER, Experiment, run_of
 from fairjax.schema import Parser, UserError, blame, command, load
 
-_MAP = """what is read                                     what is written (--to)
-  a run folder, an adapter folder                  diffusers  a folder for load_lora_weights and
-  LoRA of diffusers (also older), PEFT or kohya               load_textual_inversion; fairjax reads it, too
-  textual inversions (.safetensors)                kohya      one .safetensors, for AUTOMATIC1111 and ComfyUI
-  text_encoder_lora_EMA.pth, unet_lora_EMA.pth     pipeline   the whole model with the adapter merged in, a folder
-  and prefix embeddings of the paper's authors                for from_pretrained
+_MAP = """what is read:
+  a run folder, an adapter folder
+  LoRA of diffusers (also older), PEFT or kohya
+  textual inversions (.safetensors)
+  text_encoder_lora_EMA.pth, unet_lora_EMA.pth and prefix embeddings of the
+  paper's authors
 
-Several files are read as one adapter: python -m fairjax.convert text_encoder_lora_EMA.pth unet_lora_EMA.pth ...
-Run folders hold averaged (EMA) weights. Pickles (.pth) are read without executing what is in them.
-A pipeline with its adapter merged in is a model, from which no adapter comes back: keep the run.
-Classifiers, face embeddings and banks (.pt, .pth, .pkl) need no conversion: configurations name them as they are."""
+what is written (--to):
+  diffusers  a folder for load_lora_weights and load_textual_inversion; fairjax
+             reads it, too
+  kohya      one .safetensors, for AUTOMATIC1111 and ComfyUI
+  pipeline   the whole model with the adapter merged in, for from_pretrained
+
+Several files are read as one adapter:
+  python -m fairjax.convert text_encoder_lora_EMA.pth unet_lora_EMA.pth ...
+Run folders hold averaged (EMA) weights. Pickles (.pth) are read without
+executing what is in them. A pipeline with its adapter merged in is a model, from
+which no adapter comes back: keep the run. Classifiers, face embeddings and banks
+(.pt, .pth, .pkl) need no conversion: configurations name them as they are."""
 
 
 def _parser() -> Parser:

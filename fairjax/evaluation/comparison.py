@@ -198,7 +198,7 @@ class Comparison:
             console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
         console.print(
             f"{section.images_per_prompt} images a prompt; 'fair' is what an exactly fair model measures on average.\n"
-            f"Results, adapter and pictures are in {self.folder}; report.html there shows all of it",
+            f"Results and pictures are in {self.folder}; report.html there shows all of it",
             highlight=False,
         )
         return results

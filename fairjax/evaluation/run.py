@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from fairjax import parallel, prompts, tables
-from fairjax.config import ADAPTER, EvaluationSection, Experiment, SettingSection, run_of
+from fairjax.config import ADAPTER, BEST, EvaluationSection, Experiment, SettingSection, run_of
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.columns import BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
@@ -74,7 +74,8 @@ def names(adapters: Sequence[Path]) -> list[str]:
     runs: list[str] = []
     for adapter in adapters:
         run = adapter.resolve()
-        runs.append(f"after: {run.parent.name if run.name == ADAPTER else run.name}")
+        of_run = {ADAPTER: run.parent.name, BEST: f"{run.parent.name} ({BEST})"}
+        runs.append(f"after: {of_run.get(run.name, run.name)}")
     count = [runs[:place].count(name) for place, name in enumerate(runs)]
     return [f"{name} ({before + 1})" if before else name for name, before in zip(runs, count, strict=True)]
 

@@ -5,68 +5,111 @@ Results of one configuration under several seeds become one row: the mean, and t
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairjax.schema import UserError, command
+from fairjax.config import BEST
+from fairjax.convert import folders
+from fairjax.evaluation.columns import BASE
+from fairjax.schema import Parser, UserError, command
 
 _KINDS = (("trained", "trained"), ("held_out", "held out"))
+_AFTER, _NONE = "after", "-"
 
 
 def table(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
-    """Markdown: a block of rows for each group of `results.json` contents, a column for each kind and moment."""
-    columns = [(kind, when) for kind, _ in _KINDS for when in ("before", "after")]
-    titles = [f"{title}, {when}" for _, title in _KINDS for when in ("before", "after")]
+    """Markdown: a block of rows for each group, a column for each kind of prompts that any has, before and after.
+
+    Args:
+        groups: by name, what was measured by each of its seeds: `before` and `after` of a `results.json`.
+    """
+    known = [results[BASE] for members in groups.values() for results in members]
+    kinds = [(kind, title) for kind, title in _KINDS if any(kind in before for before in known)]
+    columns = [(kind, when) for kind, _ in kinds for when in (BASE, _AFTER)]
+    titles = [f"{title}, {when}" for _, title in kinds for when in (BASE, _AFTER)]
     lines = ["| | | " + " | ".join(titles) + " |", "| --- " * (len(columns) + 2) + "|"]
-    for group, results in groups.items():
-        entries = [name for name, value in results[0]["before"]["trained"].items() if isinstance(value, dict)]
-        rows = [(f"bias: {name}", [[r[when][kind][name]["bias"] for r in results] for kind, when in columns], "{:.2f}")
-                for name in entries]  # fmt: skip
-        for name, title in (("recognised", "subject recognised"), ("low_confidence", "uncertain")):
-            if results[0]["before"]["trained"].get(name) is not None:
-                rows.append((title, [[r[when][kind][name] for r in results] for kind, when in columns], "{:.1%}"))
-        moves = [[_moved(r, kind, when, entries) for r in results] for kind, when in columns]
+    for group, members in groups.items():
+        first, *others = [next(iter(results[BASE].values())) for results in members]
+        shared = [key for key in first if all(key in other for other in others)]
+        entries = [key for key in shared if isinstance(first[key], dict)]
+
+        def cells(key: str, inner: str | None, members=members) -> list[list[float]]:
+            found = [[results[when].get(kind, {}).get(key) for results in members] for kind, when in columns]
+            return [[value[inner] if inner and value else value for value in values] for values in found]
+
+        rows = [(f"bias: {name}", cells(name, "bias"), "{:.2f}") for name in entries]
+        for key, title in (("recognised", "subject recognised"), ("low_confidence", "uncertain")):
+            if first.get(key) is not None:
+                rows.append((title, cells(key, None), "{:.1%}"))
+        moves = [[_moved(results, kind, when, entries) for results in members] for kind, when in columns]
         rows.append(("largest move of a class share that is no target", moves, "{:.2f}"))
-        for number, (title, cells, style) in enumerate(rows):
-            first = f"{group} ({len(results)} seed{'s' * (len(results) > 1)})" if number == 0 else ""
-            lines.append(f"| {first} | {title} | " + " | ".join(_cell(values, style) for values in cells) + " |")
+        for number, (title, values, style) in enumerate(rows):
+            label = f"{group} ({len(members)} seed{'s' * (len(members) > 1)})" if number == 0 else ""
+            lines.append(f"| {label} | {title} | " + " | ".join(_cell(each, style) for each in values) + " |")
     return "\n".join(lines)
 
 
-def _moved(results: dict[str, Any], kind: str, when: str, names: Sequence[str]) -> float:
+def _moved(results: dict[str, Any], kind: str, when: str, names: Sequence[str]) -> float | None:
     """By how much the mean share of a class of any attribute without a target has changed at most."""
-    before, after = results["before"][kind], results[when][kind]
-    free = [name for name in names if "total_variation" not in before[name]]
-    pairs = [(before[name]["frequencies"], after[name]["frequencies"]) for name in free if " x " not in name]
-    return max((abs(old[label] - new[label]) for old, new in pairs for label in old), default=0.0)
+    if kind not in results[BASE]:
+        return None
+    before, after = results[BASE][kind], results[when][kind]
+    free = [name for name in names if "total_variation" not in before[name] and " x " not in name]
+    pairs = [(before[name]["frequencies"], after[name]["frequencies"]) for name in free]
+    shares = [(old[label], new[label]) for old, new in pairs for label in old]
+    return max((abs(old - new) for old, new in shares if None not in (old, new)), default=0.0)
 
 
-def _cell(values: Sequence[float], style: str) -> str:
-    middle = style.format(sum(values) / len(values))
-    if len(values) == 1:
+def _cell(values: Sequence[float | None], style: str) -> str:
+    """The mean and the range of what was measured; without a face, say, nothing was."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return _NONE
+    middle = style.format(sum(found) / len(found))
+    if len(found) == 1:
         return middle
-    return f"{middle} ({style.format(min(values))} to {style.format(max(values))})"
+    return f"{middle} ({style.format(min(found))} to {style.format(max(found))})"
+
+
+def _measured(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What was measured of each adapter, or of other words, in a folder: what it is called, and before and after."""
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no results.json: name a run folder or an evaluation of eval.py")
+    try:
+        results = folders.read_json(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    run = folder.resolve().name
+    if run.startswith("evaluation-"):
+        run = folder.resolve().parent.name + f" ({BEST})" * run.endswith(f"-{BEST}")
+    try:
+        for column in results["columns"]:
+            if column != BASE:
+                called = run if column == _AFTER else column.removeprefix(f"{_AFTER}: ")
+                measured = {BASE: results[BASE], _AFTER: results[column]}
+                table({called: [measured]})  # what cannot be shown is told before anything is
+                yield called, measured
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+        raise UserError(f"{path} is not what an evaluation measures") from None
 
 
 @command
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m fairjax.evaluation.summary", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders with a results.json, or those above them")
+    parser = Parser(prog="python -m fairjax.evaluation.summary", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of eval.py's results")
     parser.add_argument(
-        "--name", help="of a single group; without it, runs are grouped by name, trailing numbers left out"
+        "--name", help="of a single group; without it, adapters are grouped by name, trailing numbers left out"
     )
     options = parser.parse_args(argv)
     groups: dict[str, list[dict[str, Any]]] = {}
     for folder in options.folders:
-        path = folder / "results.json"
-        if not path.is_file():
-            raise UserError(f"{folder} holds no results.json: name a run folder or an evaluation of eval.py")
-        run = folder.parent.name if folder.name.startswith("evaluation-") else folder.name
-        groups.setdefault(options.name or run.rstrip("-0123456789"), []).append(json.loads(path.read_text()))
+        for called, measured in _measured(folder):
+            groups.setdefault(options.name or called.rstrip("-0123456789") or called, []).append(measured)
+    if not groups:
+        raise UserError(f"{options.folders[0]}: only the base model was measured, there is nothing to compare")
     print(table(groups))
 
 

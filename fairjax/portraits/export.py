@@ -15,6 +15,7 @@ from fairjax.faces import classifier as classifiers
 from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from fairjax.models.functional import Params
 from fairjax.portraits import recipe
+from fairjax.schema import UserError
 
 if TYPE_CHECKING:
     from fairjax.portraits.pretrain import Pretraining
@@ -39,9 +40,31 @@ _INDEX = {
 }
 
 
+def check(folder: Path) -> None:
+    """Raises UserError unless an export may take the place of what is at `folder`: an earlier one, or nothing."""
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / "model_index.json").is_file():
+        raise UserError(f"--output = {str(folder)!r} holds something else than a model: choose a new name")
+
+
 def export(work: Pretraining, folder: Path) -> None:
-    """Writes every network of `work`, in half precision, into `folder` (replacing what is there)."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Writes every network of `work`, in half precision, into `folder`; once all is written, an earlier export goes.
+
+    Raises:
+        UserError: there is something else.
+    """
+    check(folder)
+    partial, old = (folder.with_name(f"{folder.name}.{what}") for what in ("partial", "old"))
+    for left in (partial, old):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    _write_all(work, partial)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_all(work: Pretraining, folder: Path) -> None:
     folder.mkdir(parents=True)
     folders.write_json(folder / "model_index.json", _INDEX)
     folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)

@@ -7,7 +7,6 @@ finished one is not repeated.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from fairjax.portraits import augment, export, recipe, stages, tokenizer
 from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.renders import Renders, renders
 from fairjax.portraits.world import ATTRIBUTES, FACE_BOX, pairs
+from fairjax.schema import Parser, UserError, command
 from fairjax.training.fit import Fit, fit
 
 SEED = 20261123
@@ -249,16 +249,39 @@ def _bytes(images: jax.Array) -> np.ndarray:
     return np.asarray(jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5)).astype(np.uint8)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.pretrain", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/portraits"), help="where stages keep their state")
-    parser.add_argument("--output", type=Path, default=export.WEIGHTS_FOLDER, help="where the finished model goes")
-    parser.add_argument("--report", type=Path, default=Path("docs"), help="where the report of its quality goes")
+@command
+def main(argv: list[str]) -> None:
+    parser = Parser(prog="python -m fairjax.portraits.pretrain", description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/portraits"),
+        help="where stages keep their state (default: runs/portraits)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, help="where the finished model goes, in the place of an earlier one (default: the model "
+        "that ships with this package, which is replaced; with --scale it must be given)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="where the report of its quality goes (default: docs; with --scale it must be given)",
+    )
     parser.add_argument(
         "--stages", default=",".join(FITS), help="which stages to run (default: all, then export and report)"
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery (default: 1)"
+    )
     arguments = parser.parse_args(argv)
+    wanted = arguments.stages.split(",")
+    if missing := [name for name in wanted if name not in FITS]:
+        raise UserError(f"--stages: unknown stage {missing[0]!r}; known are {', '.join(FITS)}")
+    if not 0 < arguments.scale <= 1:
+        raise UserError(f"--scale = {arguments.scale:g}: must be greater than 0 and at most 1")
+    for name in ("output", "report"):
+        if arguments.scale < 1 and getattr(arguments, name) is None:
+            raise UserError(f"--{name} is missing: what --scale shrinks is not to take the place of what ships")
+    output, report = arguments.output or export.WEIGHTS_FOLDER, arguments.report or Path("docs")
+    export.check(output)
     parallel.prepare()
     console = Console(highlight=False)
     fits = {
@@ -266,19 +289,15 @@ def main(argv: list[str] | None = None) -> int:
     }
     counts = tuple(max(300, round(count * arguments.scale)) for count in (BIASED, UNBIASED, HELD_OUT))
     work = Pretraining(arguments.work, fits, counts, console)
-    wanted = arguments.stages.split(",")
-    if unknown := [name for name in wanted if name not in FITS]:
-        parser.error(f"--stages: unknown stage {unknown[0]!r}; known are {', '.join(FITS)}")
     for name in wanted:
         work.classifier(name) if name.startswith("classifier") else getattr(work, name)
     if set(wanted) == set(FITS):
-        export.export(work, arguments.output)
-        console.print(f"wrote {arguments.output}")
+        export.export(work, output)
+        console.print(f"wrote {output}")
         from fairjax.portraits import quality  # which knows what this trains on
 
-        each = max(2, round(quality.EACH * min(arguments.scale, 1)))
-        quality.main(["--model", str(arguments.output), "--output", str(arguments.report), "--each", str(each)])
-    return 0
+        each = max(2, round(quality.EACH * arguments.scale))
+        quality.main(["--model", str(output), "--output", str(report), "--each", str(each)])
 
 
 if __name__ == "__main__":

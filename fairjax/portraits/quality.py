@@ -5,7 +5,6 @@ The pretraining does so at its end.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
+from fairjax.schema import Parser, command
 
 EACH, _STEPS = 24, 25
 """Images of each occupation, and how they are sampled."""
@@ -114,11 +114,14 @@ def _obeyed(pipeline: Pipeline, judge: Judge, params: dict[str, Params], names: 
     return float((measuring.classify(judge, params, images).probs["gender"].argmax(-1) == gender).mean())
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fairjax.portraits.quality", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="where the page and its pictures go")
+@command
+def main(argv: list[str]) -> None:
+    parser = Parser(prog="python -m fairjax.portraits.quality", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs"), help="where the page and its pictures go (default: docs)"
+    )
     parser.add_argument("--model", default=PORTRAITS, help="a folder that the pretraining wrote (default: what ships)")
-    parser.add_argument("--each", type=int, default=EACH, help="samples of each occupation")
+    parser.add_argument("--each", type=int, default=EACH, help=f"samples of each occupation (default: {EACH})")
     options = parser.parse_args(argv)
     parallel.prepare()
     console = Console(highlight=False)
@@ -193,7 +196,6 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     (options.output / "portraits.md").write_text(page)
     console.print(f"wrote {options.output / 'portraits.md'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -153,6 +153,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
         if parallel.is_first():
             use = cards.use_of_folder(adapter, config.model, ADAPTER)
             cards.write(folder / ADAPTER, adapter, config, results, use)
+        console.print(f"The adapter is in {folder / ADAPTER}", highlight=False)
         return results
 
 
