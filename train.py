@@ -19,13 +19,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 @command
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
     config, options = parse(Experiment, argv, "train.py", __doc__, _options)
     if options.topology and not options.dry_run:
         raise UserError(f"--topology = {options.topology!r}: only a --dry-run plans for what is not here")
     from rich.console import Console
 
     from fairjax import parallel
+    from fairjax.training.interruption import TO_GO_ON
     from fairjax.training.plan import dry_run
     from fairjax.training.run import run  # after the configuration: its errors and --help are instant
 
@@ -35,8 +36,9 @@ def main(argv: list[str]) -> None:
     console = Console(quiet=not parallel.is_first())
     if options.dry_run:
         dry_run(config, resume, console, options.topology)
-        return
-    run(config, resume, console, ["python", "train.py", *argv])
+        return None
+    results = run(config, resume, console, ["python", "train.py", *argv])
+    return TO_GO_ON if results is None else None
 
 
 if __name__ == "__main__":

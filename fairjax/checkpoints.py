@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from fairjax import files, parallel
@@ -34,6 +35,9 @@ class Unsaved(OSError):
 class Checkpoints:
     """The checkpoints of one piece of work, in one folder.
 
+    Of several hosts each has the whole state, so that the first writes it, and each reads it for itself: none waits for
+    another's disk, and what the first could not write it tells the others, who raise the same.
+
     A checkpoint is written beside the old ones, while the work goes on, and renamed and sealed when it is whole: a kill
     while saving loses nothing but the steps since the last one. The newest that is found is read through once; where
     its files are not those that were written, it is named on standard error and put aside into `damaged`, and the one
@@ -48,13 +52,21 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, keep_every: int | None = None):
+        problem = None
         if parallel.is_first():
-            _put_damaged_aside(folder)
-        parallel.wait_for_all("checkpoints read through")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _put_damaged_aside(folder)
+            except OSError as error:
+                if jax.process_count() == 1:
+                    raise
+                problem = str(error)
+        if problem := parallel.told_by_first(problem):
+            raise OSError(problem)
         self.best: int | None = None
         self._folder, self._keep, self._keep_every = folder.resolve(), keep, keep_every
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._saving: tuple[int, Future[None]] | None = None
+        self._saving: tuple[int, Future[None] | None] | None = None
         self._saved: list[int] = []  # by this object, the newest; the first host may be a moment late to seal it
         self._open()
 
@@ -62,7 +74,8 @@ class Checkpoints:
         # in the background, orbax' threads wait for a directory that a full disk does not make, for twenty minutes
         here = ocp.AsyncOptions(create_directories_asynchronously=False)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, enable_async_checkpointing=True, async_options=here
+            create=False, max_to_keep=None, enable_async_checkpointing=True, async_options=here,
+            multiprocessing_options=_alone(),
         )  # fmt: skip
         handler = ocp.StandardCheckpointHandler()  # named, so that metadata can be read before anything is saved
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handler)
@@ -86,38 +99,46 @@ class Checkpoints:
             ValueError: there is a checkpoint of this step already.
         """
         self.finish()
-        try:
-            if not self._manager.save(step, args=ocp.args.StandardSave(state)):
-                raise ValueError(f"checkpoint {step} exists already in {self._folder}")
-        except (OSError, ValueError) as error:
-            raise self._unsaved(step, error) from error
-        self._saving = step, self._writer.submit(self._complete, step)
+        writing, problem = None, None
+        if parallel.is_first():
+            try:
+                if not self._manager.save(step, args=ocp.args.StandardSave(_here(state))):
+                    raise ValueError(f"checkpoint {step} exists already in {self._folder}")
+                writing = self._writer.submit(self._complete, step)
+            except (OSError, ValueError) as error:
+                problem = self._unsaved(step, error)
+        self._tell(problem)
+        self._saving = step, writing
 
     def finish(self) -> None:
         """Waits until what was begun is whole; raises Unsaved where the disk would not take it."""
         if self._saving is None:
             return
-        (step, writing), self._saving = self._saving, None
-        try:
-            writing.result()
-        except (OSError, ValueError) as error:
-            raise self._unsaved(step, error) from error
+        (step, writing), self._saving, problem = self._saving, None, None
+        if writing:
+            try:
+                writing.result()
+            except (OSError, ValueError) as error:
+                problem = self._unsaved(step, error)
+        self._tell(problem)
         self._saved = [step]
 
+    def _tell(self, problem: Unsaved | None) -> None:
+        """Raises on every host what the first could not do."""
+        told = parallel.told_by_first(problem and str(problem))
+        if told:
+            raise problem or Unsaved(told)
+
     def _complete(self, step: int) -> None:
-        """Waits until every host has written its part, seals it, and lets go of those that need not stay."""
+        """Waits until it is written, seals it, and lets go of those that need not stay."""
         self._manager.wait_until_finished()
-        if parallel.is_first():
-            _seal(self._folder / str(step))
-            whole = self._whole()
-            stay = {
-                *whole[-self._keep :],
-                self.best,
-                *(n for n in whole if self._keep_every and not n % self._keep_every),
-            }
-            for old in (self._folder / str(n) for n in whole if n not in stay):
-                (old / SUMS).unlink()  # first: what is half deleted is no checkpoint
-                shutil.rmtree(old)
+        _seal(self._folder / str(step))
+        whole = self._whole()
+        by_number = (n for n in whole if self._keep_every and not n % self._keep_every)
+        stay = {*whole[-self._keep :], self.best, *by_number}
+        for old in (self._folder / str(n) for n in whole if n not in stay):
+            (old / SUMS).unlink()  # first: what is half deleted is no checkpoint
+            shutil.rmtree(old)
 
     def _unsaved(self, step: int, error: OSError | ValueError) -> Unsaved:
         """What to raise, with nothing left of the checkpoint; raises the error itself where it is no disk's fault."""
@@ -135,8 +156,12 @@ class Checkpoints:
     def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
         self.check(step, like)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        if jax.process_count() == 1:
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        read = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return jax.tree.map(parallel.as_placed, read, like)
 
     def check(self, step: int, like: State) -> None:
         """Raises a one-line ValueError where a checkpoint has other arrays than `like`, which may be abstract."""
@@ -157,6 +182,21 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
             self._manager.close()
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several hosts each has an orbax of its own, which waits for no other's."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"host-{me}"
+    )
+
+
+def _here(state: State) -> State:
+    """What orbax may write without the other hosts."""
+    return state if jax.process_count() == 1 else jax.tree.map(parallel.fetch, state)
 
 
 def _of_the_system(error: Exception) -> str | None:

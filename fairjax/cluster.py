@@ -48,6 +48,7 @@ def join(options: argparse.Namespace) -> None:
         return
     import jax
 
+    jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from `training.interruption`
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:

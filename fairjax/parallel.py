@@ -16,7 +16,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ _LIBTPU = {
 
 LOCK = ".lock"
 """In a folder that a program has to itself while it runs; the file stays."""
+
+_LONGEST_PROBLEM = 2_000  # bytes, of what the first host tells the others
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """What file systems say that have none."""
@@ -133,8 +135,9 @@ def memory_left(mesh: jax.sharding.Mesh) -> int | None:
     if device not in jax.devices():  # of a topology
         return _PUBLISHED[device.device_kind] << 30
     told = mesh.local_devices[0].memory_stats()
-    left = np.int64(told["bytes_limit"] - told["bytes_in_use"])
-    return int(left if jax.process_count() == 1 else multihost_utils.process_allgather(left).min())
+    left = told["bytes_limit"] - told["bytes_in_use"]
+    # in MiB: what hosts tell each other goes over devices, whose integers have 32 bits
+    return left if jax.process_count() == 1 else int(_of_all(np.int32(left >> 20)).min()) << 20
 
 
 @contextlib.contextmanager
@@ -146,22 +149,34 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be made, or another program is in it.
     """
-    if not is_first():
+    file, problem = None, None
+    if is_first():
+        try:
+            file = _locked(folder)
+        except UserError as error:
+            problem = str(error)
+    if problem := told_by_first(problem):
+        raise UserError(problem)
+    with file or contextlib.nullcontext():
         yield
-        return
+
+
+def _locked(folder: Path) -> IO[str]:
+    """The lock of a folder, which lasts while it is open."""
     subject = f"output = {str(folder)!r}"
     with blame(subject):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a")
-    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise UserError(f"{subject}: another program is at work in it") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
+                file.close()
                 raise
-        yield
+        return file
 
 
 def peak_memory() -> int:
@@ -179,6 +194,11 @@ def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any,
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """A copy of the tree on every device; each host has the whole of it."""
     return _place(tree, NamedSharding(mesh, REPLICATED))
+
+
+def as_placed(values: np.ndarray, like: Any) -> Any:
+    """The values on the devices where `like` is, if it is on devices."""
+    return _place(values, like.sharding) if isinstance(like, jax.Array) else values
 
 
 def share_out(batch: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -222,10 +242,35 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def has_others() -> bool:
+    """Whether this is one of several processes."""
+    return jax.process_count() > 1
+
+
 def wait_for_all(where: str) -> None:
     """Returns when every process has come to this place of the program."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def any_of_all(flag: bool) -> bool:
+    """Whether it is so on any host; all must ask."""
+    return flag if jax.process_count() == 1 else bool(_of_all(np.int32(flag)).any())
+
+
+def told_by_first(problem: str | None) -> str | None:
+    """What the first host tells all of them, who must all ask: what went wrong there, None where nothing did."""
+    if jax.process_count() == 1:
+        return problem
+    letters = np.zeros(_LONGEST_PROBLEM, np.uint8)
+    text = (problem or "").encode()[:_LONGEST_PROBLEM]
+    letters[: len(text)] = np.frombuffer(text, np.uint8)
+    return bytes(_of_all(letters)[0]).rstrip(b"\0").decode(errors="replace") or None
+
+
+def _of_all(values: np.ndarray | np.integer) -> np.ndarray:
+    """[hosts, ...], in their order."""
+    return multihost_utils.process_allgather(values)
 
 
 def local_images(num_images: int) -> jax.Array:

@@ -92,7 +92,9 @@ class Pipeline:
             "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs, dtype=jnp.dtype(dtype))),
         }
         if weights:
-            params = jax.tree.map(jnp.asarray, _load(networks, folder))
+            params = _load(networks, folder)
+            if not parallel.has_others():  # else what is placed on a device later would be there twice
+                params = jax.tree.map(jnp.asarray, params)
         else:
             params = {name: network.abstract for name, network in networks.items()}
         return cls(

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -367,11 +368,11 @@ def _line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
-def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
+def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
     """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
 
-    0 is success, 2 a `UserError` or what the system refuses, such as to write to a full disk, 130 an interrupt.
-    Anything else is our fault and keeps its traceback.
+    0 is success (or what `main` returns), 2 a `UserError` or what the system refuses, such as to write to a full disk,
+    130 an interrupt. Anything else is our fault and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -379,16 +380,35 @@ def command(main: Callable[[list[str]], None]) -> Callable[..., int]:
         # of transformers only the tokenizer is used, which need not tell that PyTorch is missing
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         try:
-            main(sys.argv[1:] if argv is None else argv)
+            return main(sys.argv[1:] if argv is None else argv) or 0
         except UserError as error:
             print(f"error: {_line(str(error))}", file=sys.stderr)
-            return 2
+            return _leaving(2)
         except OSError as error:
             print(f"error: {_line(_refused(error))}", file=sys.stderr)
-            return 2
+            return _leaving(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 130
-        return 0
+            return _leaving(130)
+        except Exception:
+            if _joined():
+                traceback.print_exc()
+            _leaving(1)
+            raise
 
     return program
+
+
+def _joined() -> bool:
+    """Whether this is one of several processes; asked without importing jax."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _leaving(code: int) -> int:
+    """Of several processes ends this one at once: JAX would wait minutes for the others, who wait for it."""
+    if _joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -146,6 +146,35 @@ def test_an_evaluation_on_two_hosts_gives_what_one_device_gives(runs, tmp_path):
     assert "subject recognised" in printed[0] and printed[1] == ""
 
 
+def test_what_befalls_one_host_is_known_to_all(tmp_path):
+    """Memory of more bytes than 32 bits count, a folder in use, a disk that does not take a checkpoint, a signal."""
+    port = str(free_port())
+    program = str(Path(__file__).parent / "two_hosts.py")
+    found = finish([launch(program, 1, port, str(process), str(tmp_path)) for process in range(2)])
+    first, second = (json.loads(output.splitlines()[-1]) for output in found)
+    assert first == second
+    assert first["memory"] == 78 and first["ended"] == 500
+    assert first["locked"] == f"output = {str(tmp_path)!r}: another program is at work in it"
+    assert first["saved"]["latest"] == [1, 1, 1, 4] and first["saved"]["restored"] == [4, 32]
+    assert [told.partition(" in ")[0] for told in first["saved"]["told"]] == [
+        "checkpoint 2 could not be saved", "checkpoint 3 could not be saved"
+    ]  # fmt: skip
+    assert all(told.endswith(": no space left on device") for told in first["saved"]["told"])
+
+
+@pytest.mark.slow
+@pytest.mark.faults("a folder that another program is in, for one host of two")
+def test_an_error_of_one_host_ends_all_at_once(small_world, tmp_path):
+    """With one line and exit code 2: JAX would have them wait for each other for five minutes."""
+    with parallel.alone(tmp_path / "run"):
+        port, argv = free_port(), ("train.py", *arguments(small_world), *RUN, "--output", str(tmp_path / "run"))
+        together = ("--coordinator", f"localhost:{port}", "--num-processes", "2")
+        processes = [launch(argv[0], 4, *argv[1:], *together, "--process-id", str(number)) for number in range(2)]
+        for process in processes:
+            _, error = process.communicate(timeout=120)
+            assert process.returncode == 2 and "another program is at work in it" in error, error[-2000:]
+
+
 def test_no_host_makes_anything_before_all_have_looked(small_world, tmp_path, monkeypatch):
     """A slower one would take what the first made for another run, and end."""
 

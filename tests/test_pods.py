@@ -16,6 +16,7 @@ SHELL = r"""
 command_not_found_handle() { printf '%s\037' "$@"; printf '\036'; }  # all but what the shell has itself
 cd() { :; }
 .() { :; }
+exec() { "$@"; }
 """
 
 
@@ -69,4 +70,10 @@ def test_jobs_are_of_as_many_processes_as_hosts_and_know_their_number():
     assert rows * columns == tpus["completions"] * tpu["resources"]["limits"]["google.com/tpu"]
     variables = {variable["name"]: variable["value"] for variable in gpu["env"]}
     assert int(variables["JAX_NUM_PROCESSES"]) == gpus["completions"]
-    assert gpu["args"][0].startswith("JAX_PROCESS_ID=$JOB_COMPLETION_INDEX ")
+    assert gpu["args"][0].startswith("export JAX_PROCESS_ID=$JOB_COMPLETION_INDEX; exec python ")
+
+
+def test_python_is_the_process_that_a_pod_is_ended_by():
+    """A shell that stays would be told instead, and the run would be killed without a checkpoint."""
+    assert all("exec python train.py " in container["args"][0] for _, container in pods())
+    assert "srun python " in "".join(blocks("sh"))  # tells all processes of a task

@@ -9,8 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-import jax
-from jax.experimental import multihost_utils
+from fairjax import parallel
+
+TO_GO_ON = os.EX_TEMPFAIL
+"""The exit code of a program that was asked to end, and has: not 0, since what starts jobs again goes by that."""
 
 
 class Interrupted(Exception):
@@ -34,17 +36,15 @@ class Interruption:
         print(f"\n{name}: ending after this step; once more ends at once", file=sys.stderr, flush=True)
 
     def before(self, step: int) -> bool:
-        """Whether to end before this step is taken; several hosts agree on the step, one that each of them gets to."""
-        if jax.process_count() == 1:
-            return self.asked
-        return multihost_utils.reached_preemption_sync_point(step)
+        """Whether to end before this step is taken: whether any host was asked to, which each tells the others."""
+        return parallel.any_of_all(self.asked)
 
     def checking(self, on_batch: Callable[[int], None]) -> Callable[[int], None]:
         """`on_batch`, raising Interrupted between batches of work that goes on from where it was, if it was asked."""
 
         def told(count: int) -> None:
             on_batch(count)
-            if self.asked and jax.process_count() == 1:
+            if self.asked and not parallel.has_others():
                 raise Interrupted
 
         return told
@@ -52,13 +52,12 @@ class Interruption:
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Listens to the signals while in it. Among several hosts that is left to JAX, whose hosts tell each other."""
+    """Listens to the signals while in it."""
     asked = Interruption()
     if threading.current_thread() is not threading.main_thread():  # the only one that Python lets listen
         yield asked
         return
-    signals = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
-    before = {number: signal.signal(number, asked) for number in signals}
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
