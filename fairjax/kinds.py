@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fairjax.convert import folders
+from fairjax.schema_errors import shown
 
 PIPELINE = "StableDiffusionPipeline"
 
@@ -32,7 +33,8 @@ def check(folder: Path) -> None:
         fields = folders.read_json(path) if path.is_file() else {}
         for field in ("_class_name", "addition_embed_type"):
             said = fields.get(field) or ""
-            other = next((f" is {name}" for start, name in _OTHERS.items() if said.startswith(start)), "")
+            begins = said.startswith if isinstance(said, str) else lambda start: False
+            other = next((f" is {name}" for start, name in _OTHERS.items() if begins(start)), "")
             if other or (path.name == INDEX and said not in ("", PIPELINE)):
                 supported = f"Stable Diffusion 1.x and 2.x ({PIPELINE}) are supported"
-                raise ValueError(f"{path}: {field} = {said!r}{other}: {supported}")
+                raise ValueError(f"{path}: {field} = {shown(said)}{other}: {supported}")

@@ -3,6 +3,7 @@
 import collections
 import io
 import pickle
+import pickletools
 import zipfile
 
 import hostile_files
@@ -55,6 +56,25 @@ def test_a_bomb_is_refused_and_told_what_it_is(name, content, reason, tmp_path):
     with pytest.raises(ValueError, match=reason) as error:
         (read_bank if name.endswith("npz") else read_pickle)(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def again_and_again(directory):
+    """The same numbers 1,500 times, in a few bytes each: under many names, and read anew each time."""
+    half = torch.zeros(2**19, dtype=torch.float16)
+    torch.save({f"layer.{number}": half for number in range(1500)}, directory / "names.pth")
+    (data,) = (found for _, found, _ in pickletools.genops(pickle.dumps(half)) if isinstance(found, bytes))
+    function = b"\x80\x03ctorch.storage\n_load_from_bytes\nq\x000"
+    text = b"X" + (100).to_bytes(4, "little") + b"a" * 100 + b"0"  # what begins with numbers is PyTorch's own
+    numbers = b"B" + len(data).to_bytes(4, "little") + data + b"q\x010"
+    (directory / "read.pkl").write_bytes(function + text + numbers + b"](" + b"h\x00h\x01\x85R" * 1500 + b"e.")
+
+
+@pytest.mark.faults("a bomb of one tensor", count=2)
+def test_one_tensor_is_not_many_times_as_many_bytes_as_a_file(tmp_path):
+    again_and_again(tmp_path)
+    for name, reason in (("names.pth", "the same numbers under many names"), ("read.pkl", "numbers again and again")):
+        with pytest.raises(ValueError, match=reason):
+            read_pickle(tmp_path / name)
 
 
 NETWORK = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3))

@@ -130,6 +130,32 @@ def test_fairjax_reads_the_merged_pipeline_back_in_either_precision(dtype, run, 
     assert written == {np.dtype(dtype)}
 
 
+def test_soft_tokens_are_the_words_that_the_tokenizer_makes_of_them(bundle, pipeline, tmp_path):
+    """Where the table of words is longer than the tokenizer, as some pad it, too; and no others' are lost."""
+    soft = {"soft_prompt": bundle["soft_prompt"]}
+    padded = tmp_path / "padded"
+    save_pipeline({}, pipeline, padded)
+    weights = load_file(padded / "text_encoder" / "model.safetensors")
+    (name,) = (name for name in weights if "token_embedding" in name)
+    weights[name] = np.pad(weights[name], ((0, 17), (0, 0)))
+    save_file(weights, padded / "text_encoder" / "model.safetensors")
+    config = json.loads((padded / "text_encoder" / "config.json").read_text())
+    config["vocab_size"] = len(weights[name])
+    (padded / "text_encoder" / "config.json").write_text(json.dumps(config))
+
+    wider = Pipeline.from_pretrained(padded)
+    save_pipeline(soft, wider, tmp_path / "whole")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "whole")
+    words = pipe.tokenizer("<fair> <fair>_1 <fair>_2 a pilot", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        theirs = pipe.text_encoder(words)[0].numpy()
+    ours = pipeline.encode(pipeline.params, soft, pipeline.token_ids(["a pilot"], soft))
+    np.testing.assert_allclose(theirs, np.asarray(ours), atol=2e-5)
+    with pytest.raises(ValueError, match="has soft tokens of its own already, <fair>, which"):
+        save_pipeline(soft, Pipeline.from_pretrained(tmp_path / "whole"), tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
+
+
 def test_of_a_pipeline_with_a_safety_checker_the_index_names_what_is_written(pipeline, tmp_path):
     """diffusers reads every part that an index names, and Stable Diffusion's names two more than are written."""
     source = tmp_path / "source"

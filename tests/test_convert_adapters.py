@@ -173,10 +173,32 @@ def test_diffusers_honours_modules_of_other_ranks(tmp_path, networks, unet):
     )
 
 
+def test_of_modules_of_any_ranks_diffusers_reads_kohyas_names_too(tmp_path, networks, loras, unet):
+    """It takes the alpha of one module for another's, where they differ."""
+
+    def fewer(adapter):
+        ranks = {module: 1 + number % RANK for number, module in enumerate(sorted(adapter))}
+        return {m: {"down": f["down"][:, : ranks[m]], "up": f["up"][: ranks[m]]} for m, f in adapter.items()}
+
+    loras = {component: adapters.Lora(fewer(adapter), scale) for component, (adapter, scale) in loras.items()}
+    adapters.save_lora(tmp_path / "x.safetensors", networks, loras, names="kohya")
+    pipe = pipeline(text_encoder=make_text_encoder(), unet=make_unet())
+    pipe.load_lora_weights(str(tmp_path / "x.safetensors"))
+    read = adapters.load_lora(tmp_path / "x.safetensors", networks)
+    for each in (loras, read):
+        merged = lora.merge(our_base(unet), *each["unet"])
+        np.testing.assert_allclose(our_unet(unet, merged), torch_unet(pipe.unet), atol=1e-5)
+        with torch.no_grad():
+            theirs = pipe.text_encoder(TOKENS).last_hidden_state.numpy()
+        merged = lora.merge(networks["text_encoder"], *each["text_encoder"])
+        np.testing.assert_allclose(encode(merged, "text_model."), theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank_stabilised", [False, True])
 def test_peft_folders_load_and_compute_the_same(tmp_path, networks, rank_stabilised):
     config = peft.LoraConfig(
         r=RANK, lora_alpha=6, use_rslora=rank_stabilised, init_lora_weights=False,
+        alpha_pattern={"^encoder.layers.0.mlp.fc1": 1, "layers.1.mlp.fc2": 2},
         target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     )  # fmt: skip
     model = peft.get_peft_model(make_text_encoder(), config)
@@ -229,6 +251,23 @@ def old_names(loras, unet_name, text_name, prefixed):
 def processor(module, factor):
     parent, _, projection = module.removesuffix(".0").rpartition(".")
     return f"{parent}.processor.{projection}_lora.{factor}.weight"
+
+
+def test_the_oldest_releases_wrote_pickles(tmp_path, networks, loras):
+    """In folders and alone, and textual inversions as well."""
+    loras = {"unet": adapters.Lora(loras["unet"].adapter, 1.0)}
+    tensors = old_names(loras, lambda m, f: f"{m}.lora.{f}.weight", None, False)
+    torch.save({name: torch.tensor(tensor) for name, tensor in tensors.items()}, tmp_path / "pytorch_lora_weights.bin")
+    assert adapters.has_lora(tmp_path)
+    for source in (tmp_path, tmp_path / "pytorch_lora_weights.bin"):
+        assert_same(adapters.load_lora(source, networks), loras)
+    vectors = torch.arange(16.0).reshape(2, 8)
+    torch.save({"<cat>": vectors}, tmp_path / "learned_embeds.bin")
+    file = adapters.embeddings_in(tmp_path)
+    assert adapters.is_soft_prompt(file)
+    token, soft = adapters.load_soft_prompt(file)
+    assert token == "<cat>"
+    np.testing.assert_array_equal(soft["embedding"], vectors.numpy())
 
 
 @pytest.mark.parametrize("prefixed", [True, False])

@@ -53,6 +53,13 @@ def test_what_is_saved_is_what_diffusers_loads_and_was_read(tmp_path, dtype, max
         np.testing.assert_array_equal(tensor, expected[name].astype(dtype), err_msg=name)
 
 
+def test_weights_may_be_read_by_whom_other_files_may(tmp_path):
+    """safetensors alone would keep them to their owner."""
+    folders.write_tensors(tmp_path / "a.safetensors", {"a": np.zeros(3)})
+    (tmp_path / "b.json").write_text("{}")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b.json").stat().st_mode
+
+
 def test_an_autoencoder_with_the_names_of_the_first_releases_comes_out_with_todays(tmp_path):
     """Stable Diffusion 1.x is still published with them."""
     torch.manual_seed(0)

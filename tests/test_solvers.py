@@ -229,6 +229,21 @@ def test_what_would_change_the_computation_is_refused_by_name(field):
         NoiseSchedule.from_dict({**SD15, **field})
 
 
+@pytest.mark.parametrize(
+    ("solver", "num_steps", "fields"),
+    [
+        ("dpm-solver++", 1000, {"steps_offset": 0}),
+        ("ddim", 1000, {"steps_offset": 1}),
+        ("dpm-solver++", 10, {"timestep_spacing": "leading", "steps_offset": 5000}),
+    ],
+)
+def test_steps_that_fall_together_or_out_of_the_schedule_are_refused(solver, num_steps, fields):
+    """They would divide by zero, and draw nothing."""
+    schedule = NoiseSchedule.from_dict(SD15 | fields)
+    with pytest.raises(ValueError, match=f"^{num_steps} solver steps cannot be told apart among the 1000 timesteps"):
+        solver_steps(schedule, solver, num_steps)
+
+
 def test_wrong_requests_are_refused_by_name():
     schedule = NoiseSchedule.from_dict(SD15)
     with pytest.raises(ValueError, match="euler.*ddim"):

@@ -6,6 +6,7 @@ with ids from the vocabulary's size upwards. The paper trains five of them in pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import jax
@@ -54,6 +55,19 @@ def append(text_params: Params, soft: SoftPrompt) -> Params:
 
     check_width(text_params, soft)
     return jax.tree_util.tree_map_with_path(appended, text_params)
+
+
+def insert(text_params: Params, soft: SoftPrompt, ids: Sequence[int]) -> Params:
+    """A text encoder's parameters with the soft tokens as the words `ids`, which its table may have room for or not."""
+
+    def inserted(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        if not _is_token_embedding(path):
+            return leaf
+        missing = max(0, max(ids) + 1 - len(leaf))
+        return jnp.pad(leaf, ((0, missing), (0, 0))).at[np.array(ids)].set(soft["embedding"].astype(leaf.dtype))
+
+    check_width(text_params, soft)
+    return jax.tree_util.tree_map_with_path(inserted, text_params)
 
 
 def check_width(text_params: Params, soft: SoftPrompt) -> None:

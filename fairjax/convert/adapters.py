@@ -32,7 +32,8 @@ _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # diffusers' key in the header of a safetensors file
 _TEXT_MODEL = "text_model."  # in every published file; newer transformers have dropped it from the module names
 _MOST_LISTED = 4
-PICKLES = (".pt", ".pth")
+PICKLES = (".pt", ".pth", ".bin")
+_OLD_LORA_FILE, _OLD_EMBEDDINGS_FILE = "pytorch_lora_weights.bin", "learned_embeds.bin"
 _BANKS = (".pkl", ".npy", ".npz")
 _LOGITS = "classifier.3.bias"  # of MobileNetV3, the authors' and ours
 _TOKEN_EMBEDDING = "token_embedding.weight"
@@ -106,7 +107,8 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
     path = Path(path)
     file, configs = path, {}
     if path.is_dir():
-        file = next((path / name for name in (LORA_FILE, _PEFT_FILE) if (path / name).exists()), path / LORA_FILE)
+        names = (LORA_FILE, _PEFT_FILE, _OLD_LORA_FILE)
+        file = next((path / name for name in names if (path / name).exists()), path / LORA_FILE)
     tensors, metadata = read(file)
     if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
         configs = {"": folders.read_json(config)}
@@ -252,7 +254,8 @@ def _scale(module: str, factors: Mapping[str, np.ndarray], config: _Scaling) -> 
     rank = factors["down"].shape[0]
     alpha = rank if config.lora_alpha is None else config.lora_alpha
     for pattern, value in config.alpha_pattern.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+        names = (module, module.removeprefix(_TEXT_MODEL))  # peft's `^` is for the name that transformers has for it
+        if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in names):
             alpha = value
             break
     if "alpha" in factors:
@@ -307,6 +310,16 @@ def save_soft_prompt(path: str | Path, soft: SoftPrompt, token: str = SOFT_TOKEN
     folders.write_tensors(Path(path), {token: np.ascontiguousarray(soft["embedding"])})
 
 
+def embeddings_in(folder: Path) -> Path:
+    """The file of a folder's soft tokens, which need not be there."""
+    return next((path for name in (EMBEDDINGS_FILE, _OLD_EMBEDDINGS_FILE) if (path := folder / name).is_file()), folder)
+
+
+def has_lora(folder: Path) -> bool:
+    """Whether a folder has a file of LoRA as diffusers names it."""
+    return any((folder / name).is_file() for name in (LORA_FILE, _OLD_LORA_FILE))
+
+
 def is_soft_prompt(path: Path) -> bool:
     """Whether a file holds soft tokens, and no LoRA: one tensor, or the embedding of tokens.
 
@@ -320,8 +333,8 @@ def is_soft_prompt(path: Path) -> bool:
 def load_soft_prompt(path: str | Path) -> tuple[str, SoftPrompt]:
     """Reads a textual inversion: its token and its vectors, in float32.
 
-    Of a pickle (.pt, .pth), the prefix that the paper's authors released: the rows of its token embedding, of which
-    the first is zero and stands for all other words.
+    Of a pickle (.pt, .pth, .bin), also the prefix that the paper's authors released: the rows of its token embedding,
+    of which the first is zero and stands for all other words.
 
     Raises:
         ValueError: in one line, if the file holds anything but one vector or one list of vectors.
@@ -331,7 +344,8 @@ def load_soft_prompt(path: str | Path) -> tuple[str, SoftPrompt]:
     tensors, _ = read(path)
     if path.suffix in PICKLES:
         rows = next((tensor for name, tensor in tensors.items() if name.endswith(_TOKEN_EMBEDDING)), None)
-        tensors = {} if rows is None else {SOFT_TOKEN: rows[1:] if rows.ndim == 2 and not rows[:1].any() else rows}
+        if rows is not None:
+            tensors = {SOFT_TOKEN: rows[1:] if rows.ndim == 2 and not rows[:1].any() else rows}
     if len(tensors) != 1:
         raise ValueError(f"{path}: a textual inversion holds one tensor; this file holds {len(tensors)}")
     ((token, tensor),) = tensors.items()

@@ -57,24 +57,42 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
     """Writes the whole pipeline with the bundle merged in, as a folder that diffusers reads.
 
     Soft tokens become words of its tokenizer: prompts must begin with the first of them, `<fair>`.
+
+    Raises:
+        ValueError: one line, where the model has such words already.
     """
+    merged, tokenizer = bundles.merge(pipeline.params, _loras_of(bundle)), None
+    if "soft_prompt" in bundle:
+        tokenizer, ids = _with_words(pipeline, bundles.num_tokens(bundle))
+        merged |= {"text_encoder": soft_prompt.insert(merged["text_encoder"], bundle["soft_prompt"], ids)}
     for path in [path for part in _COPIED for path in pipeline.folder.glob(part) if path.is_file()]:
         copy = folder / path.relative_to(pipeline.folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(copy) as partial:
             partial.write_bytes(path.read_bytes())
     folders.write_json(folder / kinds.INDEX, _index(pipeline.folder))
-    merged = bundles.merge(pipeline.params, bundle)
     for name, stem in (("text_encoder", "model"), ("unet", folders.WEIGHTS), ("vae", folders.WEIGHTS)):
         fields = folders.read_json(pipeline.folder / name / "config.json")
         if name == "text_encoder":
             fields["vocab_size"] = int(soft_prompt.token_embedding(merged[name]).shape[0])
         folders.write_json(folder / name / "config.json", fields)
         folders.save(merged[name], folder / name, stem, dtype)
-    if count := bundles.num_tokens(bundle):
-        tokenizer = type(pipeline.tokenizer).from_pretrained(pipeline.folder / "tokenizer")
-        tokenizer.add_tokens([adapters.SOFT_TOKEN, *(f"{adapters.SOFT_TOKEN}_{i}" for i in range(1, count))])
+    if tokenizer:
         tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def _with_words(pipeline: Pipeline, count: int) -> tuple[Any, list[int]]:
+    """A pipeline's tokenizer with soft tokens as words of its own, and what it numbers them."""
+    tokenizer = type(pipeline.tokenizer).from_pretrained(pipeline.folder / "tokenizer")
+    words = [adapters.SOFT_TOKEN, *(f"{adapters.SOFT_TOKEN}_{number}" for number in range(1, count))]
+    if known := sorted(set(words) & set(tokenizer.get_vocab())):
+        raise ValueError(f"the model has soft tokens of its own already, {known[0]}, which are not written over")
+    tokenizer.add_tokens(words)
+    return tokenizer, tokenizer.convert_tokens_to_ids(words)
+
+
+def _loras_of(bundle: Bundle) -> Bundle:
+    return {kind: adapter for kind, adapter in bundle.items() if kind != "soft_prompt"}
 
 
 def _index(source: Path) -> dict[str, Any]:
@@ -113,12 +131,12 @@ def load_adapter(source: str | Path, pipeline: Pipeline) -> Bundle:
     if (path / ADAPTER).is_dir():
         path = path / ADAPTER
     bundle: Bundle = {}
-    embeddings = path if path.is_file() else path / adapters.EMBEDDINGS_FILE
+    embeddings = path if path.is_file() else adapters.embeddings_in(path)
     if embeddings.is_file() and adapters.is_soft_prompt(embeddings):
         bundle["soft_prompt"] = _load_soft_prompt(embeddings, pipeline)
         if path.is_file():
             return bundle
-    if not bundle or (path / adapters.LORA_FILE).is_file():
+    if not bundle or adapters.has_lora(path):
         for kind, (factors, scale) in adapters.load_lora(path, _networks(pipeline)).items():
             bundle[kind] = {module: {"down": f["down"] * scale, "up": f["up"]} for module, f in factors.items()}
     return bundle

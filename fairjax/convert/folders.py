@@ -114,7 +114,10 @@ def read_weights(folder: Path, stem: str, only: tuple[str, ...] = ("",)) -> dict
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file, whole or not at all."""
     with files.whole(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # that of any new file: safetensors would keep its own from all other users
         save_file(dict(tensors), partial, metadata={"format": "pt"} | dict(metadata or {}))
+        partial.chmod(mode)
 
 
 def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], max_bytes: int = 5 * 10**9) -> None:

@@ -27,19 +27,24 @@ _FACTORS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weigh
 def to_kohya(tensors: Mapping[str, np.ndarray], scales: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Tensors under diffusers' names (`unet.<module>.lora_A.weight`) under kohya's, with an alpha for each module.
 
+    The alphas of a component are one number, that of its largest rank: diffusers mistakes which module has which. What
+    modules of smaller ranks would be too large by is taken off their `lora_up`.
+
     Args:
         scales: by component, alpha / rank.
     """
-    theirs = {ours: name for name, ours in _FACTORS.items()}
+    down, up = ".lora_A.weight", ".lora_B.weight"
+    modules = [name.removesuffix(down) for name in tensors if name.endswith(down)]
+    ranks = {module: tensors[module + down].shape[0] for module in modules}
+    largest = {component: max(ranks[m] for m in modules if m.startswith(f"{component}.")) for component in scales}
     renamed: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        component, _, rest = name.partition(".")
-        module, factor = next((rest.removesuffix(f".{end}"), theirs[end]) for end in theirs if rest.endswith(f".{end}"))
-        flat = _PREFIXES[component] + module.replace(".", "_")
-        renamed[f"{flat}.{factor}"] = tensor
-        if factor == "lora_down.weight":
-            renamed[f"{flat}.alpha"] = np.float32(scales[component] * tensor.shape[0])
-    return {name: np.asarray(tensor) for name, tensor in renamed.items()}
+    for module in modules:
+        component, _, path = module.partition(".")
+        flat, part = _PREFIXES[component] + path.replace(".", "_"), ranks[module] / largest[component]
+        renamed[f"{flat}.lora_down.weight"] = tensors[module + down]
+        renamed[f"{flat}.lora_up.weight"] = tensors[module + up] * np.float32(part)
+        renamed[f"{flat}.alpha"] = np.asarray(scales[component] * largest[component], np.float32)
+    return renamed
 
 
 def from_kohya(tensors: Mapping[str, np.ndarray], networks: Mapping[str, Params]) -> dict[str, np.ndarray]:

@@ -39,7 +39,8 @@ def read_pickle(path: Path) -> Any:
         raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install 'fairjax[convert]'") from None
     try:
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file:  # that others might not be read
-            return _arrays((_read_plain if _is_plain(file) else _weights_only)(file, torch), torch)
+            content = (_read_plain if _is_plain(file) else _weights_only)(file, torch)
+            return _arrays(content, torch, _GROWTH * path.stat().st_size)
     except Exception as error:  # a crafted file can make the unpickler raise anything
         reason = error if isinstance(error, bombs.Refused) else "it is damaged, or holds no tensors"
         raise ValueError(
@@ -61,6 +62,9 @@ def _weights_only(file: BinaryIO, torch: Any) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
+_GROWTH = 8
+"""How many times as many bytes as a file the arrays may be: of 16 bits become 32, and networks share some weights."""
+
 _PICKLES = 5
 """In a file from before PyTorch wrote zips: two numbers, the machine, what was saved, the names of its storages."""
 
@@ -76,7 +80,13 @@ _TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
 def _read_plain(file: BinaryIO, torch: Any) -> Any:
+    left = file.seek(0, io.SEEK_END)
+
     def storage(data: bytes) -> Any:
+        nonlocal left
+        left -= len(data)  # which a few bytes can ask for again and again
+        if left < 0:
+            raise bombs.Refused("it has the same numbers again and again")
         if not torch.is_storage(found := _weights_only(io.BytesIO(data), torch)):
             raise ValueError("something else in the place of a tensor's numbers")
         return found
@@ -93,13 +103,21 @@ def _read_plain(file: BinaryIO, torch: Any) -> Any:
                 raise bombs.Refused(f"it would run {module}.{name}")
             return known[module, name]
 
+    file.seek(0)
     bombs.check_pickle(file)
     file.seek(0)
     return Unpickler(file).load()
 
 
-def _arrays(content: Any, torch: Any) -> Any:
-    """Arrays for tensors, and for those in a container; what lies deeper, a few bytes can repeat without end."""
+def _arrays(content: Any, torch: Any, most: int) -> Any:
+    """Arrays for tensors, and for those in a container; what lies deeper, a few bytes can repeat without end.
+
+    Raises:
+        Refused: where they would be more than `most` bytes, since names of one tensor take no room in a file.
+    """
+    values = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    if sum(4 * value.numel() for value in values if isinstance(value, torch.Tensor)) > most:
+        raise bombs.Refused("it has the same numbers under many names")
     if isinstance(content, dict):
         return {name: _array(value, torch) for name, value in content.items()}
     if isinstance(content, list | tuple):

@@ -152,7 +152,7 @@ def _dpm_solver(schedule: NoiseSchedule, num_steps: int) -> Steps:
         timesteps = np.arange(num_steps, 0, -1) * (last // (num_steps + 1)) + schedule.steps_offset
     else:
         timesteps = _trailing(last, num_steps)
-    timesteps = timesteps.astype(np.int64)
+    timesteps = _integers(timesteps, last)
 
     abar, ends_clean = schedule.alphas_cumprod[timesteps], schedule.final_sigmas_type == "zero"
     second_order = np.full(num_steps, schedule.solver_order == 2)
@@ -174,7 +174,7 @@ def _ddim(schedule: NoiseSchedule, num_steps: int) -> Steps:
         timesteps = np.arange(num_steps)[::-1] * (last // num_steps) + schedule.steps_offset
     else:
         timesteps = _trailing(last, num_steps)
-    timesteps = timesteps.astype(np.int64)
+    timesteps = _integers(timesteps, last)
 
     # diffusers' DDIM steps by a constant stride, even where that is not its next timestep ("linspace").
     after, abar = timesteps - last // num_steps, schedule.alphas_cumprod
@@ -183,6 +183,17 @@ def _ddim(schedule: NoiseSchedule, num_steps: int) -> Steps:
 
 
 SOLVERS = {"dpm-solver++": _dpm_solver, "ddim": _ddim}
+
+
+def _integers(timesteps: np.ndarray, last: int) -> np.ndarray:
+    """Raises ValueError, one line, where they are not falling, each within [0, last)."""
+    integers = timesteps.astype(np.int64)
+    if integers[0] >= last or integers[-1] < 0 or np.any(np.diff(integers) >= 0):
+        raise ValueError(
+            f"{len(timesteps)} solver steps cannot be told apart among the {last} timesteps of the model, as its "
+            "schedule spaces them: take fewer"
+        )
+    return integers
 
 
 def _trailing(last: int, num_steps: int) -> np.ndarray:
