@@ -26,7 +26,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, face_crops, torch_align
+from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, face_crops, face_squares, torch_align
 from fairjax.convert.rules import to_torch
 from fairjax.faces import reading
 from fairjax.faces.judges import PRESENCE
@@ -265,7 +265,10 @@ class TorchStep:
             F.cross_entropy(seen.logits[name], self._on(label).long(), ignore_index=-1, reduction="none")
             for name, label in chosen.labels.items()
         )
-        scaled = _scaled_inside(images, seen.faces, before.faces, chosen.factor2)
+        margin = reading.margin(self.config.judges)
+        boxes = [faces.boxes if margin is None else face_squares(faces, margin) for faces in (seen.faces, before.faces)]
+        both = seen.faces.has_face & before.faces.has_face
+        scaled = _scaled_inside(images, *boxes, both, chosen.factor2)
         pairs = zip(self._meaning(scaled), self._meaning(original), strict=True)
         change = sum(1 - F.cosine_similarity(ours.float(), theirs.float()) for ours, theirs in pairs)
         wished = self._wished(chosen, seen, before)
@@ -293,12 +296,14 @@ class TorchStep:
         return values.float() if values.dtype == torch.float64 else values
 
 
-def _scaled_inside(images: Tensor, faces: Faces, before: Faces, factors: np.ndarray) -> Tensor:
-    """The same images, whose gradient is multiplied by `factors` [n] where both face boxes are."""
+def _scaled_inside(
+    images: Tensor, boxes: np.ndarray, before: np.ndarray, both: np.ndarray, factors: np.ndarray
+) -> Tensor:
+    """The same images, whose gradient is multiplied by `factors` [n] where both have a face, inside of both boxes."""
     scale = np.ones(images.shape, np.float32)
     row, column = (np.arange(side) + 0.5 for side in images.shape[2:])
-    for i in np.flatnonzero(faces.has_face & before.has_face):
-        (left, top, right, bottom), other = faces.boxes[i], before.boxes[i]
+    for i in np.flatnonzero(both):
+        (left, top, right, bottom), other = boxes[i], before[i]
         rows = (row >= max(top, other[1])) & (row < min(bottom, other[3]))
         columns = (column >= max(left, other[0])) & (column < min(right, other[2]))
         scale[i, :, rows[:, None] & columns] = factors[i]

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,11 +131,13 @@ def main() -> None:
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # as PyTorch's side, whatever else is there
     parallel.prepare()
-    transformers.logging.set_verbosity_error()  # what a folder holds beside the part that is read is no news
-    transformers.logging.disable_progress_bar()
+    for library in (transformers, diffusers):  # what a folder holds beside the part that is read is no news
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
     torch.backends.cudnn.benchmark = True  # PyTorch at its best: it times its convolutions
     console, precise = Console(), options.device == "cpu"
-    work = options.work or Path(tempfile.mkdtemp(prefix="fairjax-models-"))
+    own = tempfile.TemporaryDirectory(prefix="fairjax-models-")  # which goes with this program
+    work = options.work or Path(own.name)
     fields: dict[str, Any] = models.write(work) if options.model == "sd15" else {}
     fields |= {
         "training.prompts_per_step": 1, "training.images_per_prompt": images, "training.num_steps": (num_steps,) * 2,
@@ -171,7 +174,7 @@ def main() -> None:
         [
             Side("PyTorch: step", by_torch),
             Side("fairjax: step", whole_run),
-            Side("fairjax: step, half of the gradient's terms", by_us(half)),
+            Side("fairjax: step, half the terms", by_us(half)),
             *_sampling(whole, torch_step, batch, noise, num_steps, images),
         ],
         options.rounds,

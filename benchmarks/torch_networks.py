@@ -169,10 +169,15 @@ def torch_align(images, landmarks, size):
 
 def face_crops(images, faces, margin=0.5):
     """What the classifier sees of the images with a face: squares larger by the margin, [1, 3, 224, 224] each."""
+    squares = face_squares(faces, margin)
+    return [torch_crop(images[i : i + 1], squares[i], 224) for i in np.flatnonzero(faces.has_face)]
+
+
+def face_squares(faces, margin):
+    """Those squares [n, 4], in whole pixels."""
     low, high = faces.boxes[:, :2], faces.boxes[:, 2:]
     half = (high - low).max(1, keepdims=True) * (1 + margin) / 2
-    squares = np.round(np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], 1)).astype(int)
-    return [torch_crop(images[i : i + 1], squares[i], 224) for i in np.flatnonzero(faces.has_face)]
+    return np.round(np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], 1)).astype(int)
 
 
 def clip_pixels(images, size):

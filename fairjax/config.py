@@ -252,7 +252,10 @@ class LossSection(Section):
     factor1: dict[str, Factor] = Field(
         {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
     )
-    factor2: dict[str, Factor] = Field({"gender": 0.2}, description="the same for the gradient inside the face")
+    factor2: dict[str, Factor] = Field(
+        {"gender": 0.2},
+        description="the same for the gradient inside the square that classifiers see of the face",
+    )
     confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
     no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
     bank_face: Literal["target", "nearest"] = Field(

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     with blame("--model"):
         pipeline = Pipeline.from_pretrained(options.model or config.model)
     try:
-        pipeline.check_steps(options.steps, "--steps")
+        pipeline.check_steps(options.steps, "--steps", options.solver)
     except ValueError as error:
         raise UserError(str(error)) from None
     columns = [Column(BASE, {})]

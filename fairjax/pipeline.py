@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,11 @@ class Pipeline:
         return self.folder.name if self.folder.parent.name == "snapshots" else None
 
     @functools.cached_property
+    def _made(self) -> dict[tuple[Any, ...], Any]:
+        """Its programs, and what is known of them."""
+        return {}
+
+    @functools.cached_property
     def digest(self) -> str:
         """Tells models apart by their weights, as they were read."""
         return digest(self.params)
@@ -202,11 +208,15 @@ class Pipeline:
         latents = chain.sample(predict, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
         return in_chunks(lambda latents: self.decode(params, latents), microbatch, latents)
 
-    def check_steps(self, count: int, field: str) -> None:
+    def check_steps(self, count: int, field: str, solver: str = "dpm-solver++") -> None:
         """Raises a one-line ValueError where the model has not as many timesteps to take solver steps at."""
         most = self.schedule.num_train_timesteps
         if not 1 <= count <= most:
             raise ValueError(f"{field} = {count} must be between 1 and {most}, the timesteps of the model")
+        try:
+            solvers.solver_steps(self.schedule, solver, count)
+        except ValueError as error:
+            raise ValueError(f"{field} = {count}: {error}") from None
 
     def generate(
         self, prompts: Sequence[str], num_images: int = 1, *, bundle: Bundle | None = None, seed: int = 0,
@@ -246,7 +256,9 @@ class Pipeline:
         Args:
             rows: which they are, [n, 2]: which of the prompts, and the number of the image of it.
         """
-        self.check_steps(num_steps, "num_steps")
+        self.check_steps(num_steps, "num_steps", solver)
+        if not len(rows):
+            raise ValueError("there is no image to make: prompts and num_images must be at least one each")
         guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         bundle, mesh = bundle or {}, parallel.mesh()
         batch_size = batch_size or self.images_at_once(len(rows), num_steps=num_steps, guidance_scale=guidance_scale)
@@ -305,14 +317,27 @@ class Pipeline:
         return np.concatenate(states)[: len(ids)]
 
 
-@functools.lru_cache
+def _remembered(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`make(pipeline, ...)`, which is done once for as long as there is the pipeline, and does not keep it."""
+
+    @functools.wraps(make)
+    def remembered(pipeline: Pipeline, *how: Any) -> Any:
+        key = (make.__name__, *how)
+        if key not in pipeline._made:
+            pipeline._made[key] = make(pipeline, *how)
+        return pipeline._made[key]
+
+    return remembered
+
+
+@_remembered
 def encoding(pipeline: Pipeline, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
     """The program that encodes prompts for `generate`: (params, token ids [n, length]), of which the ids are spread."""
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
     return parallel.spread(lambda params, ids: pipeline.encode(params, {}, ids), mesh, (replicated, spread), spread)
 
 
-@functools.lru_cache
+@_remembered
 def generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float) -> Callable[..., jax.Array]:
     """The program behind `generate`: adapters are merged already, prompts encoded.
 
@@ -331,7 +356,7 @@ def generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: floa
     return parallel.spread(images, mesh, specs, spread)
 
 
-@functools.lru_cache
+@_remembered
 def _fitting(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: float, own: int, num_steps: int) -> int:
     """How many of its `own` images a device makes at once."""
     even = sorted({-(-own // batches) for batches in range(1, own + 1)})  # what shares them out over some batches

@@ -1,8 +1,9 @@
 """Every test runs on the CPU, with eight simulated devices, and refuses implicit rank promotion.
 
-What one test compiles serves the others, and the programs that they start, through a cache of this session's own. The
-files of tests are shared out over two processes, because most of the time goes to compiling, which one core does; the
-longest are dealt out first, so that neither process is left with one at the end.
+What one test compiles serves the others, and the programs that they start, through a cache: this session's own, or that
+of JAX_COMPILATION_CACHE_DIR, with which a second session is faster. The files of tests are shared out over two
+processes, because most of the time goes to compiling, which one core does; the longest are dealt out first, so that
+neither process is left with one at the end.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ from functools import lru_cache
 
 from devices import OLDER_EMITTERS, flags
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers have that of the process that started them
     _COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"

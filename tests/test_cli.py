@@ -103,6 +103,8 @@ def test_every_shipped_experiment_can_start(path):
         ),
         (train_program, ["--evaluation.num_steps", "2000"], "evaluation.num_steps = 2000 must be between 1 and 1000"),
         (train_program, ["--training.num_steps", "[5, 2000]"], "training.num_steps = 2000 must be between 1 and 1000"),
+        (train_program, ["--validation.num_steps", "2000"], "validation.num_steps = 2000 must be between 1 and 1000"),
+        (generate, ["a pilot", "--steps", "1000"], "--steps = 1000: 1000 solver steps cannot be told apart"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(program, arguments, message, mistake, tmp_path):

@@ -134,3 +134,12 @@ def test_a_paired_difference_leaves_out_images_and_prompts_without_a_face():
     found = paired(first, second, 2, bias, rng, draws=10, flips=10)
     assert found.value == pytest.approx(((0 + 1) - (1 / 3 + 0)) / 2)  # the second prompt is seen by one only
     assert all(np.isnan(paired(first[1:2], second[1:2], 2, bias, rng, draws=10, flips=10)))
+
+
+def test_prompts_with_few_faces_widen_no_paired_difference():
+    """A draw of their images without any face is no draw of a fair model."""
+    rng = np.random.default_rng(0)
+    first, second = np.full((10, 8), -1), np.full((10, 8), -1)
+    first[:, 0], second[:, 3] = np.arange(10) % 2, np.arange(10) % 2
+    found = paired(first, second, 2, bias, rng)
+    assert found.value == pytest.approx(0) and found.high - found.low < 1e-12

@@ -1,8 +1,10 @@
 """The embedded pipeline: what diffusers makes of the same folder, and images that depend on nothing but their key."""
 
+import gc
 import itertools
 import json
 import shutil
+import weakref
 from functools import partial
 
 import diffusers
@@ -96,6 +98,22 @@ def test_as_many_images_are_made_at_once_as_the_memory_takes(small, monkeypatch)
     monkeypatch.setattr(parallel, "memory_left", lambda mesh: takes[1] // 2)
     with pytest.raises(ValueError, match=r"^making images takes .* with one image at a time; it has .* would fit$"):
         small.images_at_once(9, **how)
+
+
+def test_a_model_is_let_go_of_with_its_last_name(small_world):
+    """Its weights are on a device; a program of it that stayed would keep them there."""
+    pipeline = Pipeline.from_pretrained(small_world)
+    pipeline.generate(PROMPTS[:1], num_steps=2, guidance_scale=GUIDANCE)
+    kept = weakref.ref(pipeline)
+    del pipeline
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.parametrize(("prompts", "num_images"), [([], 1), (PROMPTS, 0)])
+def test_no_image_is_one_line(small, prompts, num_images):
+    with pytest.raises(ValueError, match="^there is no image to make: prompts and num_images must be at least"):
+        small.generate(prompts, num_images)
 
 
 def test_each_prompt_is_encoded_once_however_many_images_it_has(small, monkeypatch):

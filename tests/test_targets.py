@@ -135,6 +135,16 @@ def test_two_class_target_is_not_inverted():
     assert (labels[:30] == 0).all() and labels[-1] == 1
 
 
+def test_the_least_sure_change_where_all_are_surer_than_differences_tell():
+    """Of images whose logits are 16 and more apart, of the same class, in any order."""
+    apart = np.linspace(16, 26, 16).astype(np.float32)[np.random.default_rng(0).permutation(16)]
+    probs = (np.asarray(jax.nn.softmax(np.stack([np.zeros(16, np.float32), apart], axis=1))),)
+    labels = solve(probs, np.array([0.5, 0.5]), np.ones(16, bool), KEY).labels[0]
+    by_certainty = labels[np.argsort(apart)]
+    known = by_certainty[by_certainty >= 0]
+    assert {0, 1} == set(known.tolist()) and (np.diff(known) >= 0).all()
+
+
 @pytest.mark.parametrize(("size", "classes"), [(12, (2,)), (8, (3,)), (40, (2, 4, 2))])  # each of the three paths
 def test_a_class_of_probability_zero_is_never_a_target(size, classes):
     """However sure of it the classifier is of every image."""

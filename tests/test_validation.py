@@ -99,6 +99,23 @@ def test_a_run_that_goes_on_looks_again_at_nothing_and_forgets_what_it_takes_aga
     assert Validation(finetuning, tmp_path, 4).due(4) is False
 
 
+def test_a_look_taken_otherwise_is_not_compared(validation, finetuning, tmp_path):
+    """Chance adds more to the distance of few images; and what is warned of goes by the bounds of now."""
+    validation.gives([looked((8, 0)), looked((4, 4)), looked((6, 4), faces=12)])
+    validation(2, {})
+    validation(3, {})
+    assert validation.best == 2
+    changed = lambda **fields: finetuning.config.model_copy(  # noqa: E731
+        update={"validation": finetuning.config.validation.model_copy(update=fields)}
+    )
+    other = SimpleNamespace(**vars(finetuning) | {"config": changed(images_per_prompt=64)})
+    assert Validation(other, tmp_path, 3).best is None
+    other.config = changed(min_faces=1.5, min_similarity=-1.0)
+    assert Validation(other, tmp_path, 3).best is None
+    other.config = changed(min_faces=0.5, min_similarity=-1.0, min_diversity=0.0)
+    assert Validation(other, tmp_path, 3).best == 2
+
+
 def test_a_run_keeps_the_best_checkpoint_and_measures_what_its_adapter_makes(finetuning, tmp_path):
     """With the networks: the first look is at what the second step left, and a second program sees the same."""
     kept, told = Checkpoints(tmp_path / "checkpoints", keep=1), []

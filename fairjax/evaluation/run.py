@@ -36,8 +36,8 @@ def evaluate(
         target = tables.target(config.target, judge.attributes, asked_for.known)
         judge.check(pipeline.image_size)
         settings = [Setting.of(config, otherwise) for otherwise in config.evaluation.sweep]
-        for steps in (config.evaluation.num_steps, *(setting.num_steps for setting in settings)):
-            pipeline.check_steps(steps, "evaluation.num_steps")
+        for setting in (Setting.of(config), *settings):
+            pipeline.check_steps(setting.num_steps, "evaluation.num_steps", setting.solver)
         folder = Path(config.output)
         semantics = reading.semantics_of(config.judges, config.training.precision)
         networks = Networks(reading.by_name(config.judges, semantics), reading.text_towers(config.judges))

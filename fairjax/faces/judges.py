@@ -91,10 +91,14 @@ class Judge:
             faces = faces._replace(has_face=faces.has_face & present)
         return Verdict(logits, faces, recognised)
 
+    def squares(self, faces: Faces) -> jax.Array:
+        """What classifiers see of the images [n, 4], in whole pixels; the faces' own boxes where they see all of it."""
+        return faces.boxes if self.margin is None else jnp.round(geometry.expand(faces.boxes, self.margin))
+
     def _seen(self, classifier: Classifier, images: jax.Array, faces: Faces) -> jax.Array:
         if self.margin is None:
             return images
-        return geometry.crop(images, geometry.expand(faces.boxes, self.margin), classifier.image_size)
+        return geometry.crop(images, self.squares(faces), classifier.image_size)
 
     def check(self, image_size: tuple[int, int]) -> None:
         """Raises a one-line ValueError where classifiers of whole images are to see others, (height, width)."""

@@ -25,8 +25,9 @@ DINOV2 = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def prepare(images: jax.Array, statistics: Statistics, size: int = 224) -> jax.Array:
     """Images [n, h, h, 3] in [-1, 1] -> [n, size, size, 3], resized and normalised; differentiable in the pixels.
 
-    Bilinear with antialiasing, the whole image: `Resize` of torchvision, which the authors' scripts use for both
-    networks. (The networks' own processors are bicubic, and DINOv2's then cuts off an eighth of the image.)
+    Bilinear, the whole image, as the authors' scripts do for both networks by torchvision's `Resize`; with
+    antialiasing, which it has by default since version 0.17, and had not for tensors in theirs. (The networks' own
+    processors are bicubic, and DINOv2's then cuts off an eighth of the image.)
     """
     n, height, width, channels = images.shape
     if height != width:

@@ -96,7 +96,8 @@ def paired(
         measured = []
         for side in sides:
             counts = np.einsum("...pn,...pnk->...pk", weights, side[which])
-            shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
+            total = counts.sum(-1, keepdims=True)
+            shares = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)  # of none, none
             measured.append(statistic(shares, *(rows[which] for rows in about)))
         return measured[1] - measured[0]
 
@@ -106,7 +107,9 @@ def paired(
     for start in range(0, draws, together):
         size = (min(together, draws - start), number)
         weights = rng.multinomial(images, np.full(images, 1 / images), size=size)
-        again.extend(values(weights, rng.integers(number, size=size)).mean(-1))
+        drawn = values(weights, rng.integers(number, size=size))
+        told = ~np.isnan(drawn)  # a prompt of which no image was drawn that shows a class is left out, as above
+        again.extend(np.where(told, drawn, 0).sum(-1)[told.any(-1)] / told.sum(-1)[told.any(-1)])
     low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) + value - np.mean(again)
     flipped = rng.choice([-1.0, 1.0], size=(flips, number)) @ differences / number
     as_large = np.count_nonzero(np.abs(flipped) >= abs(value) - 1e-12)

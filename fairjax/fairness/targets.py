@@ -119,7 +119,9 @@ def two_class_q(cost: jax.Array, distribution: jax.Array, valid: jax.Array) -> j
     both = jnp.stack([valid.sum() - draws, draws], axis=1)  # [N + 1, 2] counts
     tail = jnp.cumsum(_multinomial(both, distribution, num_images)[::-1])[::-1]  # P(class 1 drawn at least r times)
     preference = jnp.where(valid, cost[:, 1] - cost[:, 0], jnp.inf)
-    rank = jnp.argsort(jnp.argsort(preference))
+    # of images so sure that the difference no longer tells them apart, the smaller cost still does
+    nearer = jnp.log(cost[:, 1]) - jnp.log(cost[:, 0])
+    rank = jnp.argsort(jnp.lexsort((nearer, preference)))
     second = jnp.minimum(tail[rank + 1], 1)
     return jnp.where(valid[:, None], jnp.stack([1 - second, second], axis=1), 0)
 

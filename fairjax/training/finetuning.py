@@ -94,7 +94,10 @@ class Finetuning:
             except ValueError as error:
                 raise ValueError(f"adapter.num_tokens: {error}") from None
         training, devices = self.config.training, self.mesh.size
-        self.pipeline.check_steps(training.num_steps[1], "training.num_steps")
+        validation = self.config.validation
+        self.pipeline.check_steps(training.num_steps[1], "training.num_steps", training.solver)
+        if validation.every is not None:
+            self.pipeline.check_steps(validation.num_steps, "validation.num_steps", training.solver)
         prompts, images = training.prompts_per_step, training.images_per_prompt
         if prompts * images % devices:
             apart = devices // math.gcd(prompts, devices)

@@ -21,7 +21,7 @@ from fairjax.checkpoints import Checkpoints
 from fairjax.config import ADAPTER, BEST, CONFIG, Experiment
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
-from fairjax.evaluation.columns import BASE, Column
+from fairjax.evaluation.columns import BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.faces.judges import Judge, check_agreement
@@ -91,7 +91,8 @@ def prepare(
     with blame("configuration"):
         finetuning = Finetuning(config, mesh, weights=weights)
         judge, params = reading.evaluation_judge(config.judges)
-        finetuning.pipeline.check_steps(config.evaluation.num_steps, "evaluation.num_steps")
+        usual = Setting.of(config)
+        finetuning.pipeline.check_steps(usual.num_steps, "evaluation.num_steps", usual.solver)
         check_agreement(finetuning.target.attributes, finetuning.judges.judge, judge)
     check_client(config.training.wandb)
     check(config, Path(config.output), resume)

@@ -193,10 +193,14 @@ class Step:
         return jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)(*arguments)
 
     def _change(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
-        """How far the image means something else; what must change is felt less inside the face (appendix)."""
+        """How far the image means something else; what must change is felt less inside the face (appendix).
+
+        As in the authors' scripts that is the square which classifiers see, in both images: hair and ears with it.
+        """
         inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
         both = verdict.has_face & frozen_verdict.has_face
-        overlap = losses.box_overlap(verdict.faces.boxes, frozen_verdict.faces.boxes)
+        squares = (self.judges.judge.squares(each.faces) for each in (verdict, frozen_verdict))
+        overlap = losses.box_overlap(*squares)
         boxes = jnp.where(both[:, None], overlap, 0)
         scaled = losses.scale_gradient_in_box(images, boxes, inside)
         meaning = partial(self.judges.meaning, frozen.judges)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,14 @@ from fairjax.training.finetuning import Finetuning
 
 _SEED = 1_000_000_007
 """Of the noise, beside that of the run: apart from the training's, and from what evaluations are usually given."""
+
+
+_BOUNDED = {
+    "faces": "show a face, as a share of the frozen model's",
+    "similarity": "is how like the frozen model's its images are",
+    "diversity": "is how varied its images are, as a share of the frozen model's",
+}
+"""What is warned of where it is small, and what it is."""
 
 
 class Looked(NamedTuple):
@@ -55,14 +63,16 @@ class Validation:
         self.prompts = finetuning.subjects.validating(self.section.subjects)
         self.scoring = Scoring(finetuning.attributes, finetuning.target.attributes)
         self.wished = per_prompt([p.subject for p in self.prompts], finetuning.target, finetuning.attributes)
+        self._how = self.section.model_dump(include={"subjects", "images_per_prompt", "num_steps"})
         self._path = folder / VALIDATION
         rows = files.json_lines(self._path, step=int, distance=int | float | None, warnings=list)
         self.rows = [row for row in rows if row["step"] <= start]
 
     @property
     def best(self) -> int | None:
-        """The step of the best so far, None for none."""
-        sound = [row for row in self.rows if row["distance"] is not None and not row["warnings"]]
+        """The step of the best so far, None for none; of those measured as it is done now, by what is warned of now."""
+        like = [row for row in self.rows if row.get("how") == self._how and row["distance"] is not None]
+        sound = [row for row in like if not self._warnings({name: row.get(name) for name in _BOUNDED})]
         return min(sound, key=lambda row: (row["distance"], row["step"]))["step"] if sound else None
 
     def due(self, step: int) -> bool:
@@ -76,7 +86,7 @@ class Validation:
         scalars = self._measured(bundle)
         warnings = self._warnings(scalars)
         numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self.rows.append({"step": step, **numbers, "warnings": warnings})
+        self.rows.append({"step": step, **numbers, "warnings": warnings, "how": self._how})
         if parallel.is_first():
             for warning in warnings:
                 print(f"warning: step {step}: {warning}", file=sys.stderr, flush=True)
@@ -126,17 +136,12 @@ class Validation:
             "diversity": _mean(ratios),
         }
 
-    def _warnings(self, scalars: dict[str, float]) -> list[str]:
-        s = self.section
-        bounds = {
-            "faces": (s.min_faces, "show a face, as a share of the frozen model's"),
-            "similarity": (s.min_similarity, "is how like the frozen model's its images are"),
-            "diversity": (s.min_diversity, "is how varied its images are, as a share of the frozen model's"),
-        }
+    def _warnings(self, scalars: Mapping[str, float | None]) -> list[str]:
+        bounds = {name: getattr(self.section, f"min_{name}") for name in _BOUNDED}
         return [
-            f"{scalars[name]:.2f} {what}: below validation.min_{name} = {bound}"
-            for name, (bound, what) in bounds.items()
-            if scalars[name] < bound
+            f"{scalars[name]:.2f} {_BOUNDED[name]}: below validation.min_{name} = {bound}"
+            for name, bound in bounds.items()
+            if scalars[name] is not None and scalars[name] < bound
         ]
 
 
