@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -80,9 +81,6 @@ def finetune(
         ValueError, OSError: one line, before anything has run.
     """
     kept = Checkpoints(Path(checkpoints), config.training.keep, config.training.keep_every) if checkpoints else None
-    try:
+    with kept or contextlib.nullcontext():
         state = Finetuning(config).run(kept, on_step)
-    finally:
-        if kept:
-            kept.close()
     return Finetuned(jax.device_get(state.ema), int(state.step), int(state.skipped))

@@ -156,12 +156,15 @@ class Checkpoints:
     def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
         self.check(step, like)
-        if jax.process_count() == 1:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        read = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return jax.tree.map(parallel.as_placed, read, like)
+        alone = jax.process_count() == 1
+
+        def onto(leaf: Any) -> Any:  # of several hosts by way of each's memory: orbax would have them wait
+            if alone and not isinstance(leaf, np.ndarray | np.generic):
+                return ocp.utils.to_shape_dtype_struct(leaf)
+            return np.empty(leaf.shape, leaf.dtype)
+
+        read = self._manager.restore(step, args=ocp.args.StandardRestore(jax.tree.map(onto, like)))
+        return read if alone else jax.tree.map(parallel.as_placed, read, like)
 
     def check(self, step: int, like: State) -> None:
         """Raises a one-line ValueError where a checkpoint has other arrays than `like`, which may be abstract."""
@@ -174,6 +177,18 @@ class Checkpoints:
                 f"checkpoint {step} in {self._folder} does not fit: "
                 f"{name} is {saved.get(name, 'absent')} in it, should be {wanted.get(name, 'absent')}{more}"
             )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Closes it; after an error, which may be this host's alone, without a word with the others."""
+        if kind is None:
+            self.close()
+            return
+        self._writer.shutdown()  # once what is under way is written
+        with contextlib.suppress(OSError, ValueError):
+            self._manager.close()
 
     def close(self) -> None:
         """Waits for what is under way; raises Unsaved where the disk would not take it."""

@@ -39,6 +39,8 @@ class Gallery(NamedTuple):
         labels = [json.dumps(made_by | {"row": row, "prompt": self.prompts[row[0]]}) for row in rows]
         paths = [self.path(column, *row) for row in rows]
         missing = [number for number, path in enumerate(paths) if not _is_kept(path, labels[number])]
+        if not missing:
+            return 0
         drawn = pipeline.draw(
             self.prompts, np.array(rows)[missing], bundle=column.bundle, seed=seed,
             batch_size=min(_BATCH, len(rows)), **setting._asdict(),

@@ -236,6 +236,8 @@ class Pipeline:
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
+        if not prompts or num_images < 1:
+            raise ValueError("there is no image to make: prompts and num_images must be at least one each")
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         images = []
         for made in self.draw(
@@ -257,8 +259,6 @@ class Pipeline:
             rows: which they are, [n, 2]: which of the prompts, and the number of the image of it.
         """
         self.check_steps(num_steps, "num_steps", solver)
-        if not len(rows):
-            raise ValueError("there is no image to make: prompts and num_images must be at least one each")
         guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         bundle, mesh = bundle or {}, parallel.mesh()
         batch_size = batch_size or self.images_at_once(len(rows), num_steps=num_steps, guidance_scale=guidance_scale)
@@ -291,8 +291,11 @@ class Pipeline:
         return _fitting(self, mesh, guidance_scale, -(-count // mesh.size), self._table_steps(num_steps)) * mesh.size
 
     def _table_steps(self, num_steps: int) -> int:
-        """How many steps the solver's table is for: one program serves all numbers up to that."""
-        return max(num_steps, min(_TABLE_STEPS, self.schedule.num_train_timesteps))
+        """How many steps the solver's table is for: one program serves all numbers up to that.
+
+        A model of so few timesteps may not have as many to be told apart, and has a program for each number.
+        """
+        return max(num_steps, _TABLE_STEPS) if self.schedule.num_train_timesteps > 2 * _TABLE_STEPS else num_steps
 
     def lowered(self, mesh: jax.sharding.Mesh, each: int, num_steps: int, guidance_scale: float) -> jax.stages.Lowered:
         """The program that makes `each` images on every device, to compile; the mesh may be of devices elsewhere."""

@@ -76,6 +76,13 @@ class Rows(NamedTuple):
     templates: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None  # how often each subject is drawn; None is all the same
 
+    def without(self, others: Iterable[str]) -> Rows | None:
+        """Those who are not among the others, in whatever letters; None where nobody is left."""
+        taken = set(_shared(others, self.subjects))
+        kept = [place for place, subject in enumerate(self.subjects) if subject not in taken]
+        weights = self.weights and tuple(self.weights[place] for place in kept)
+        return Rows(tuple(self.subjects[place] for place in kept), self.templates, weights) if kept else None
+
     def turn(self, number: int, key: Sequence[int]) -> str:
         """Whose turn it is: in rounds of as many turns as there are subjects, each in an order of its own.
 
@@ -202,7 +209,10 @@ def _mixed(section: PromptSection) -> Subjects:
     found = Subjects(tuple(sources), frozenset(known))
     if shared := _shared(found.trained, found.held_out):
         raise ValueError(f"prompts.sources: both train and {held} have {_named(shared)}: {_UNSEEN}")
-    return found
+    # who is held out of one source may be in another's list to look at a run by, and would have a part in the choice
+    return found._replace(
+        sources=tuple(s._replace(validation=s.validation and s.validation.without(found.held_out)) for s in sources)
+    )
 
 
 def _shipped(source: SourceSection) -> dict[str, Rows]:

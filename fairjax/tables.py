@@ -50,15 +50,23 @@ def read(name: str, subset: str | None = None) -> dict[str, Dataset]:
         here = {"cache_dir": cache, "keep_in_memory": True}
         try:
             if path.is_file():
-                return dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here))
+                return _whole(dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here)))
             if path.is_dir():
-                return dict(datasets.load_dataset(str(path.resolve()), **here))
+                return _whole(dict(datasets.load_dataset(str(path.resolve()), **here)))
             return dict(datasets.load_dataset(name, subset))
         except Exception as error:  # its own kinds, and those of the reader, of the hub's client and of the system
             cause = error.__cause__ or error
             empty = "nothing is in it" if isinstance(cause, StopIteration) else type(cause).__name__
             reason = str(cause).strip().splitlines() or [empty]
             raise ValueError(f"{name!r} cannot be read: {reason[0]}") from None
+
+
+def _whole(splits: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what a CSV's reader makes of rows that have a field more than its header: their first for no column's."""
+    for split in splits.values():
+        if "__index_level_0__" in split.column_names:
+            raise ValueError("its rows have more fields than its header: text with a comma in it must stand in quotes")
+    return splits
 
 
 def _check_json(file: Path, name: str) -> None:
@@ -97,17 +105,21 @@ def _by_subject(
         raise ValueError(f"target.table = {error}") from None
     rows = [row for split in splits.values() for row in split]
     groups = _groups(where, list(rows[0]), section, attributes)
-    known, own = {name.casefold(): name for name in subjects}, {}
+    known: dict[str, list[str]] = {}  # two subjects may differ in their letters' case alone
+    for subject in sorted(subjects):
+        known.setdefault(subject.casefold(), []).append(subject)
+    own: dict[str, tuple[float, ...]] = {}
     for number, row in enumerate(rows, 1):
         name = str(row[_SUBJECT]).strip()
-        place, subject = f"{where}, row {number}", known.get(name.casefold())
-        if subject is None:
+        place, spelt = f"{where}, row {number}", known.get(name.casefold(), [])
+        if not spelt:
             near = difflib.get_close_matches(name.casefold(), known, n=1)
-            hint = f"; did you mean {known[near[0]]!r}?" if near else ""
+            hint = f"; did you mean {known[near[0]][0]!r}?" if near else ""
             raise ValueError(f"{place}: {name!r} is not among the subjects{hint}")
-        if subject in own:
-            raise ValueError(f"{place}: {subject!r} has a row already")
-        own[subject] = _cells(f"{place} ({subject})", row, groups, section, attributes)
+        for subject in [name] if name in spelt else spelt:
+            if subject in own:
+                raise ValueError(f"{place}: {subject!r} has a row already")
+            own[subject] = _cells(f"{place} ({subject})", row, groups, section, attributes)
     return own
 
 

@@ -1,6 +1,9 @@
-"""How many devices XLA simulates, and how it compiles for them; imports nothing, since it is set before jax starts."""
+"""How many devices XLA simulates, and how it compiles for them; imports no jax, since it is set before jax starts."""
 
-OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+from importlib import metadata
+
+OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else ""
+"""XLA ends the process over a flag that it does not know, as that of jaxlib 0.11 does not know this one."""
 
 
 def flags(count):

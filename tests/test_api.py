@@ -140,6 +140,13 @@ def intervals(name, probs, errors):
     return np.array(raw), np.array([corrected[label] for label in classes]).T[1:]
 
 
+def test_of_a_class_that_no_picture_was_held_out_of_nothing_is_corrected():
+    """It would be taken for one that is never seen."""
+    prompt = {"gender": {"counts": [30, 34], "frequencies": {"female": 0.5, "male": 0.5}}}
+    assert without_errors([prompt], "gender", np.array([[3, 0], [0, 0]])) == {}
+    assert without_errors([prompt], "gender", np.array([[3, 0], [0, 1]])).keys() == {"corrected"}
+
+
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_errors_that_ship_with_the_classifier_give_the_true_shares_of_a_mixture(name, order, clear):

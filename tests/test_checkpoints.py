@@ -116,6 +116,16 @@ def test_one_that_was_never_finished_is_not_lost(tmp_path):
     kept.close()
 
 
+def test_after_an_error_of_one_host_what_is_under_way_is_written_and_no_other_is_asked(tmp_path, monkeypatch):
+    """The others are elsewhere, and would take the question for another."""
+    with pytest.raises(KeyError), Checkpoints(tmp_path / "checkpoints") as kept:
+        kept.save(1, STATE)
+        monkeypatch.setattr(parallel, "told_by_first", lambda problem: pytest.fail("the others were asked"))
+        raise KeyError
+    monkeypatch.undo()
+    assert newest(tmp_path / "checkpoints") == (1, 1)
+
+
 @pytest.mark.faults("a full disk, saving")
 @pytest.mark.parametrize("free", [0, 10_000])  # of the 16 KiB of the weights
 def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_when_there_is_room(folder, free):

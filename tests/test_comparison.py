@@ -188,7 +188,7 @@ class Painter:
     """Stands for a pipeline: paints how often it was asked, the prompt's place and the image's number."""
 
     def __init__(self):
-        self.asked, self.digest = [], "d1"
+        self.asked, self.digest, self.dtype = [], "d1", "float32"
 
     def draw(self, texts, rows, *, first, batch_size, bundle, **how):
         self.asked.append((first, tuple(texts)))
@@ -223,9 +223,11 @@ def test_images_are_kept_for_the_same_weights_and_settings_only(comparison, tmp_
     assert asked(changed) == both and asked(changed) == []
     painter.digest = "d2"
     assert asked(changed) == both and asked(changed) == asked(changed, batch_size=4) == []
+    painter.dtype = "bfloat16"
+    assert asked(changed) == both
     for setting in ({"seed": 7}, {"num_steps": 3}, {"guidance_scale": 2.0}, {"solver": "ddim"}):
         assert asked(changed, **setting) == both, setting
-    assert sum(told) == 4 * 12  # kept or made, every image is counted
+    assert sum(told) == 4 * 13  # kept or made, every image is counted
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 20, None])

@@ -476,3 +476,13 @@ def test_help_starts_no_jax():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "PHOTO" in shown and "--weights" in shown
+
+
+def test_pictures_of_16_bits_and_transparent_ones_look_as_they_do_elsewhere():
+    grey = Image.fromarray(np.full((2, 2), 20_000, np.uint16))
+    assert (np.asarray(photos.upright(grey)) == 20_000 // 257).all()
+    red = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert (np.asarray(photos.upright(red)) == 255).all()
+    assert (np.asarray(photos.upright(Image.new("RGB", (2, 2), (1, 2, 3)))) == (1, 2, 3)).all()
+    with pytest.raises(ValueError, match="floating-point"):
+        photos.upright(Image.fromarray(np.zeros((2, 2), np.float32)))

@@ -143,3 +143,11 @@ def test_prompts_with_few_faces_widen_no_paired_difference():
     first[:, 0], second[:, 3] = np.arange(10) % 2, np.arange(10) % 2
     found = paired(first, second, 2, bias, rng)
     assert found.value == pytest.approx(0) and found.high - found.low < 1e-12
+
+
+def test_the_corrected_interval_is_over_prompts_too():
+    """Of 50 prompts, half of which show one class alone, the share is as uncertain as it is uncorrected."""
+    rows = np.array([[64, 0]] * 25 + [[0, 64]] * 25)
+    _, low, high = corrected_interval(rows, 1e6 * np.eye(2), np.random.default_rng(0))
+    apart = 1.96 * np.sqrt(0.25 / 50)
+    np.testing.assert_allclose([low[0], high[0]], [0.5 - apart, 0.5 + apart], atol=0.02)

@@ -1,5 +1,6 @@
 """The embedded pipeline: what diffusers makes of the same folder, and images that depend on nothing but their key."""
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -19,11 +20,13 @@ from fairjax import memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter, save_adapter
+from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.hub import find
 from fairjax.pipeline import Pipeline, generation, image_keys, solver_table
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PROMPTS = ["a portrait of a pilot", "a photo of the face of a chef, a person"]
 GUIDANCE = 3.0
 
@@ -136,6 +139,13 @@ def test_the_solver_is_a_choice_and_any_number_of_steps_runs_in_one_compiled_pro
     assert generation(small, parallel.mesh(), GUIDANCE)._cache_size() == 1
     for one, other in itertools.combinations(made.values(), 2):
         assert np.abs(one.astype(int) - other).max() > 5
+
+
+def test_a_model_of_few_timesteps_takes_as_many_steps_as_it_has_apart(small):
+    few = dataclasses.replace(small, schedule=NoiseSchedule.from_dict(SCHEDULE | {"num_train_timesteps": 40}))
+    assert few.generate(PROMPTS[:1], num_steps=8, guidance_scale=GUIDANCE).shape[:2] == (1, 1)
+    with pytest.raises(ValueError, match="^num_steps = 40: 40 solver steps cannot be told apart"):
+        few.generate(PROMPTS[:1], num_steps=40)
 
 
 def test_an_adapter_comes_back_as_it_was_saved(pipeline, tmp_path):

@@ -273,6 +273,8 @@ def test_all_lists_together_hold_out_what_none_of_them_trains_on():
         ("jobs.csv", "job,w\na,1\nb,x\n", {"weight_column": "w"}, "train row 2: weight 'x' should be a number above 0"),
         ("jobs.csv", "job,w\na,1\nb,\n", {"weight_column": "w"}, "train row 2: weight None should be a number above 0"),
         ("jobs.csv", "job\nchef\na,b,c\n", {}, "cannot be read: "),
+        ("jobs.csv", "job\na chef, a person\na cook, a person\n", {"column": "job"}, "more fields than its header"),
+        ("jobs.csv", "job,w\na, b,3\nc, d,5\n", {"column": "job", "weight_column": "w"}, "must stand in quotes"),
         ("jobs.csv", "", {}, "cannot be read: No columns to parse from file"),
         ("jobs.json", '{"job":', {}, "cannot be read: JSON parse error"),
         ("jobs.parquet", "no", {}, "cannot be read: Parquet file size is 2 bytes"),
@@ -342,6 +344,16 @@ def test_each_subject_has_the_distribution_of_its_row_and_the_others_the_common_
     np.testing.assert_allclose(found, [[0.3, 0.7], [0.5, 0.5], [0.25, 0.75]])
 
 
+def test_a_row_is_of_whom_it_names_in_its_very_letters(tmp_path):
+    """Else of all whom it names in any."""
+    file, both = tmp_path / "shares.csv", ("chef", "Chef")
+    section = TargetSection(attributes=("gender",), table=str(file))
+    file.write_text("subject,female,male\nchef,0.2,0.8\n")
+    assert tables.target(section, ATTRIBUTES, both).own == {"chef": (0.2, 0.8)}
+    file.write_text("subject,female,male\nCHEF,0.2,0.8\n")
+    assert tables.target(section, ATTRIBUTES, both).own == dict.fromkeys(both, (0.2, 0.8))
+
+
 def test_a_table_may_give_joint_classes_or_single_attributes(tmp_path):
     file = tmp_path / "shares.csv"
     file.write_text("male old,subject,female young,female old,male young\n0.4,chef,0.1,0.2,0.3\n")
@@ -400,3 +412,18 @@ def test_a_step_is_asked_for_what_the_sources_and_the_table_say(tmp_path):
     rows = {prompt.text: row.tolist() for prompt, row in zip(prompts, batch, strict=True)}
     assert rows["an usher"] == [0.5, 0.5] and rows["an empty room"] == [0, 0]
     np.testing.assert_allclose(rows["an adviser of the crown"], [0.1, 0.9])
+
+
+def test_nobody_who_is_held_out_has_a_part_in_the_choice_of_the_best(tmp_path):
+    """One source's list to look at a run by may have whom another holds out."""
+    splits = {
+        "a": {"train": "chef", "test": "Nurse"},
+        "b": {"train": "cook", "test": "judge", "validation": "nurse pilot"},
+    }
+    for folder, lists in splits.items():
+        (tmp_path / folder).mkdir()
+        for split, names in lists.items():
+            write(tmp_path / folder / f"{split}.txt", names.split(), (1.0,) * len(names.split()))
+    found = read(*({"name": str(tmp_path / folder)} for folder in splits))
+    assert {prompt.subject for prompt in found.validating(8)} == {"chef", "pilot"}
+    assert "Nurse" in found.held_out

@@ -103,6 +103,23 @@ def test_folders_are_classes_and_a_tenth_is_held_out(tmp_path):
     assert sorted([*trained.labels["label"], *held_out.labels["label"]]) == [0] * 20 + [1] * 20
 
 
+@pytest.mark.parametrize(("few", "held"), [(1, 0), (2, 1), (14, 1), (30, 3)])
+def test_of_each_class_a_tenth_is_held_out_and_none_is_lost(tmp_path, few, held):
+    """Of a class of one picture that one is trained on."""
+    rows = [{"label": "m"}] * 20 + [{"label": "f"}] * few + [{"label": ""}] * 3  # what is left blank is no class
+    trained, held_out = labelled.read(str(write_folder(tmp_path / "faces", plain(len(rows)), rows)))
+    assert trained.classes == held_out.classes == {"label": ("f", "m")}
+    counts = [[int((part.labels["label"] == number).sum()) for number in (0, 1)] for part in (trained, held_out)]
+    assert counts == [[few - held, 18], [held, 2]]
+    assert len(trained) + len(held_out) == len(rows)
+
+
+def test_a_single_class_is_one_line(tmp_path):
+    folder = write_folder(tmp_path / "faces", plain(4), [{"label": "f"}] * 4)
+    with pytest.raises(ValueError, match="has a single class of label, 'f': two are needed$"):
+        labelled.read(str(folder))
+
+
 def test_a_mapping_says_what_values_mean(portraits, tmp_path):
     path = tmp_path / "labels.yaml"
     path.write_text("skin_tone: {lighter: [light, medium], darker: deep}\n")

@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_looks_again_at_nothing_and_forgets_what_it_takes_aga
 
 
 def test_a_look_taken_otherwise_is_not_compared(validation, finetuning, tmp_path):
-    """Chance adds more to the distance of few images; and what is warned of goes by the bounds of now."""
+    """Chance adds more to the distance of few images, and other bounds warn of others."""
     validation.gives([looked((8, 0)), looked((4, 4)), looked((6, 4), faces=12)])
     validation(2, {})
     validation(3, {})
@@ -110,9 +110,9 @@ def test_a_look_taken_otherwise_is_not_compared(validation, finetuning, tmp_path
     )
     other = SimpleNamespace(**vars(finetuning) | {"config": changed(images_per_prompt=64)})
     assert Validation(other, tmp_path, 3).best is None
-    other.config = changed(min_faces=1.5, min_similarity=-1.0)
+    other.config = changed(min_faces=0.5)
     assert Validation(other, tmp_path, 3).best is None
-    other.config = changed(min_faces=0.5, min_similarity=-1.0, min_diversity=0.0)
+    other.config = changed(every=1)
     assert Validation(other, tmp_path, 3).best == 2
 
 

@@ -87,6 +87,7 @@ class Studio:
         """
         made_by = {"model": self.pipeline.digest, "adapter": column.digest, "seed": self.section.seed}
         made_by |= setting._asdict() | {"images_per_prompt": self.section.images_per_prompt}
+        made_by["dtype"] = str(self.pipeline.dtype)
         texts = [column.words.replace(_PROMPT, text) for text in prompts]
         labels = [json.dumps(made_by | {"place": place, "prompt": text}) for place, text in enumerate(texts)]
         paths = [self.folder / "samples" / f"{column.file_name}{kind}-{place:04d}.npz" for place in range(len(texts))]

@@ -210,10 +210,11 @@ def without_errors(
 
     Args:
         prompts: what `of_prompt` gave.
-        errors: [classes, classes], how many pictures of each class (row) were taken for each.
+        errors: [classes, classes], how many pictures of each class (row) were taken for each. Of a class of which there
+            were none nothing is known, and then nothing is corrected.
     """
-    counts = np.sum([scores[name]["counts"] for scores in prompts], axis=0)
-    if not counts.sum():
+    counts = np.array([scores[name]["counts"] for scores in prompts])
+    if not counts.sum() or not np.sum(errors, axis=1).all():
         return {}
     found = np.stack(corrected_interval(counts, errors, np.random.default_rng(seed)), axis=1)
     return {"corrected": dict(zip(prompts[0][name]["frequencies"], found.tolist(), strict=True))}

@@ -17,6 +17,7 @@ from fairjax.faces.geometry import MARGINS, crop, expand
 from fairjax.faces.judges import FaceEmbedding
 from fairjax.faces.labelled import Labelled
 from fairjax.faces.located import Faces, FixedBox, Locator
+from fairjax.faces.photos import upright
 from fairjax.fairness.losses import normalise
 from fairjax.models.functional import Params
 from fairjax.pipeline import to_uint8
@@ -131,7 +132,7 @@ def squares(pictures: Labelled, find: Finder) -> Iterator[tuple[int, int, np.nda
 def _square(pictures: Labelled, number: int, find: Finder) -> np.ndarray:
     """A picture on a square, uint8: in the upper left, made smaller where it must be; or filling it, between bars."""
     try:
-        picture = ImageOps.exif_transpose(pictures.picture(number)).convert("RGB")
+        picture = upright(pictures.picture(number))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture {number} cannot be read: {error}") from None
     size = (find.side, find.side)

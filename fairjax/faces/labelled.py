@@ -74,16 +74,29 @@ def read(name: str, subset: str | None = None, mapping: Classes | None = None) -
     splits = tables.read(name, subset)
     held_out = next((splits[split] for split in _HELD_OUT if split in splits), None)
     trained = _trained(name, splits)
-    if held_out is None:
-        if len(trained) < 2:
-            raise ValueError(f"{name} has {len(trained)} pictures: some to train on and some to hold out are needed")
-        split = trained.train_test_split(max(1, round(_SHARE * len(trained))), seed=0, keep_in_memory=True)
-        trained, held_out = split["train"], split["test"]
     mapping = mapping or _known(trained)
     if not mapping:
         columns = ", ".join(trained.features)
         raise ValueError(f"{name} has no labels that are known; its columns are {columns}: map them")
+    if alone := next((attribute for attribute, classes in mapping.items() if len(classes) < 2), None):
+        raise ValueError(f"{name} has a single class of {alone}, {next(iter(mapping[alone]))!r}: two are needed")
+    if held_out is None:
+        if len(trained) < 2:
+            raise ValueError(f"{name} has {len(trained)} pictures: some to train on and some to hold out are needed")
+        trained, held_out = _apart(trained, _labelled(name, trained, mapping).labels)
     return tuple(_labelled(name, table, mapping) for table in (trained, held_out))
+
+
+def _apart(table: datasets.Dataset, labels: Mapping[str, np.ndarray]) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """A tenth of the pictures of each class, of the first attribute, apart; one at least of each that has several."""
+    first, drawn = next(iter(labels.values())), np.random.default_rng(0).permutation(len(table))
+    held = np.zeros(len(table), bool)
+    for number in np.unique(first):
+        own = drawn[first[drawn] == number]
+        held[own[: max(1, round(_SHARE * len(own)))] if len(own) > 1 else own[:0]] = True
+    if not held.any():
+        held[drawn[0]] = True
+    return tuple(table.select(np.flatnonzero(rows), keep_in_memory=True) for rows in (~held, held))
 
 
 def read_together(
@@ -147,7 +160,7 @@ def _values(table: datasets.Dataset, column: str) -> list[str]:
     kind, values = table.features[column], table[column]
     if isinstance(kind, datasets.ClassLabel):
         return [kind.int2str(value) if value is not None and value >= 0 else "" for value in values]
-    return list(map(str, values))
+    return ["" if value is None else str(value) for value in values]
 
 
 def _known(table: datasets.Dataset) -> Classes:
@@ -155,7 +168,7 @@ def _known(table: datasets.Dataset) -> Classes:
     fairface = {attribute: classes for attribute, classes in FAIRFACE.items() if attribute in table.features}
     if fairface or _LABEL not in table.features:
         return fairface
-    return {_LABEL: {value: (value,) for value in sorted(set(_values(table, _LABEL)))}}
+    return {_LABEL: {value: (value,) for value in sorted(set(_values(table, _LABEL))) if value}}  # "" is not known
 
 
 def _labelled(name: str, table: datasets.Dataset, mapping: Classes) -> Labelled:

@@ -30,10 +30,28 @@ def read(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     try:
         with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            return np.asarray(upright(picture))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it is none that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
         raise ValueError(f"{path} was not read as a picture: {reason}") from None
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture in RGB, turned as its camera was: of 16 bits made 8, what is transparent on white.
+
+    Raises:
+        ValueError: its numbers are of a range that it does not tell.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("its numbers are floating-point ones, of no known range")
+    if picture.mode.startswith("I"):  # which Pillow would clip to 255
+        wide = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((wide // 257 if wide.max(initial=0) > 255 else wide).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        over = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return picture.convert("RGB")
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

@@ -142,13 +142,15 @@ def corrected(observed: np.ndarray, confusion: np.ndarray, steps: int = 500) -> 
 def corrected_interval(
     counts: np.ndarray, confusion: np.ndarray, rng: np.random.Generator, *, draws: int = 1000, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Corrected shares [K] of images counted by class [K], and the ends of their intervals [K].
+    """Corrected shares [K] of images counted by prompt and class [p, K], and the ends of their intervals [K].
 
-    Both the images and those that the confusion matrix was counted on are drawn anew.
+    Prompts, the images of each, and those that the confusion matrix was counted on are drawn anew.
     """
-    counts, confusion = np.asarray(counts), np.asarray(confusion)
-    images, judged = counts.sum(), confusion.sum(1)
-    again = rng.multinomial(images, counts / images, size=draws)
+    rows, confusion = np.atleast_2d(counts), np.asarray(confusion)
+    rows = rows[rows.sum(1) > 0]
+    counts, totals, judged = rows.sum(0), rows.sum(1), confusion.sum(1)
+    which = rng.integers(len(rows), size=(draws, len(rows)))
+    again = rng.multinomial(totals[which], (rows / totals[:, None])[which]).sum(1)
     # a class that was never mistaken may be: half an image in every cell
     smoothed = (confusion + 0.5) / (confusion + 0.5).sum(1, keepdims=True)
     matrices = np.stack([rng.multinomial(n, row, size=draws) for n, row in zip(judged, smoothed, strict=True)], axis=1)

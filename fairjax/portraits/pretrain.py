@@ -250,7 +250,7 @@ def _bytes(images: jax.Array) -> np.ndarray:
 
 
 @command
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
     parser = Parser(prog="python -m fairjax.portraits.pretrain", description=__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("runs/portraits"),
@@ -297,7 +297,8 @@ def main(argv: list[str]) -> None:
         from fairjax.portraits import quality  # which knows what this trains on
 
         each = max(2, round(quality.EACH * arguments.scale))
-        quality.main(["--model", str(output), "--output", str(report), "--each", str(each)])
+        return quality.main(["--model", str(output), "--output", str(report), "--each", str(each)])
+    return None
 
 
 if __name__ == "__main__":

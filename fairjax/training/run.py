@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
 import time
@@ -141,7 +140,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
                 files.write_text(folder / CONFIG, schema.dump(config))
         finetuning.place()
         comparison.tell_at_once(console)
-        with bars(console) as progress, contextlib.closing(checkpoints):
+        with bars(console) as progress, checkpoints:
             comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
             state = _train(finetuning, checkpoints, start, folder, progress, asked, prepared)
             adapter: Bundle = jax.device_get(state.ema)

@@ -89,9 +89,9 @@ class Step:
         make = self._maker(frozen, batch)
         original, images = make({}, batch.plain_ids), make(state.bundle, batch.ids)
         each, (verdict, frozen_verdict), _ = self._losses(images, original, frozen, batch)
-        identity = self.judges.identity(frozen.judges, images, verdict.faces)
+        identity = self._in_chunks(partial(self.judges.identity, frozen.judges), images, verdict.faces)
         said = [jnp.concatenate(list(seen.logits.values()), axis=1) for seen in (frozen_verdict, verdict)]
-        meaning = jnp.concatenate(self.judges.meaning(frozen.judges, images), axis=1)
+        meaning = jnp.concatenate(self._in_chunks(partial(self.judges.meaning, frozen.judges), images), axis=1)
         told = (original, images, *said, meaning, jnp.where(verdict.has_face[:, None], identity, 0), *each.values())
         return jnp.stack([~jnp.isfinite(value.reshape(len(value), -1)).all(axis=1) for value in told], axis=1)
 

@@ -63,16 +63,16 @@ class Validation:
         self.prompts = finetuning.subjects.validating(self.section.subjects)
         self.scoring = Scoring(finetuning.attributes, finetuning.target.attributes)
         self.wished = per_prompt([p.subject for p in self.prompts], finetuning.target, finetuning.attributes)
-        self._how = self.section.model_dump(include={"subjects", "images_per_prompt", "num_steps"})
+        self._how = self.section.model_dump(mode="json", exclude={"every"})
         self._path = folder / VALIDATION
         rows = files.json_lines(self._path, step=int, distance=int | float | None, warnings=list)
         self.rows = [row for row in rows if row["step"] <= start]
 
     @property
     def best(self) -> int | None:
-        """The step of the best so far, None for none; of those measured as it is done now, by what is warned of now."""
-        like = [row for row in self.rows if row.get("how") == self._how and row["distance"] is not None]
-        sound = [row for row in like if not self._warnings({name: row.get(name) for name in _BOUNDED})]
+        """The step of the best so far, None for none; of the looks that were taken, and warned of, as they are now."""
+        like = [row for row in self.rows if row.get("how", self._how) == self._how]
+        sound = [row for row in like if row["distance"] is not None and not row["warnings"]]
         return min(sound, key=lambda row: (row["distance"], row["step"]))["step"] if sound else None
 
     def due(self, step: int) -> bool:
