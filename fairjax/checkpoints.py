@@ -188,6 +188,9 @@ class Checkpoints:
             return
         self._writer.shutdown()  # once what is under way is written
         with contextlib.suppress(OSError, ValueError):
+            step, writing = self._saving or (0, None)
+            if writing and (failed := writing.exception()):
+                print(f"warning: {self._unsaved(step, failed)}", file=sys.stderr, flush=True)
             self._manager.close()
 
     def close(self) -> None:

@@ -50,9 +50,11 @@ def read(name: str, subset: str | None = None) -> dict[str, Dataset]:
         here = {"cache_dir": cache, "keep_in_memory": True}
         try:
             if path.is_file():
-                return _whole(dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here)))
+                splits = dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here))
+                return _whole(splits) if kind == "csv" else splits
             if path.is_dir():
-                return _whole(dict(datasets.load_dataset(str(path.resolve()), **here)))
+                splits = dict(datasets.load_dataset(str(path.resolve()), **here))
+                return _whole(splits) if any(path.rglob("*.csv")) else splits
             return dict(datasets.load_dataset(name, subset))
         except Exception as error:  # its own kinds, and those of the reader, of the hub's client and of the system
             cause = error.__cause__ or error

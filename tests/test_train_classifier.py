@@ -118,6 +118,10 @@ def test_a_single_class_is_one_line(tmp_path):
     folder = write_folder(tmp_path / "faces", plain(4), [{"label": "f"}] * 4)
     with pytest.raises(ValueError, match="has a single class of label, 'f': two are needed$"):
         labelled.read(str(folder))
+    folder = write_folder(tmp_path / "blank", plain(4), [{"label": ""}] * 4)
+    with pytest.raises(ValueError, match="has no labels that are known; its columns are image, label: map them$"):
+        labelled.read(str(folder))
+    assert labelled.read_together(str(folder)).labels == {}  # which need not be known
 
 
 def test_a_mapping_says_what_values_mean(portraits, tmp_path):

@@ -101,6 +101,18 @@ def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one
     assert memory.needed(program) < 0.7 * memory.needed(one_device.compiled())
 
 
+def test_what_was_compiled_to_fit_a_memory_is_what_runs(small_world, monkeypatch):
+    """And nothing is compiled again, which takes minutes for a large model."""
+    changes = {"training.prompts_per_step": 1, "training.images_per_prompt": 4, "adapter.kinds": ("soft_prompt",)}
+    plain = finetuning(small_world, 1, **changes)
+    monkeypatch.setattr(parallel, "memory_left", lambda mesh: 1 << 40)
+    fitted = finetuning(small_world, 1, **changes)
+    assert (plain.microbatch, fitted.microbatch) == (None, 4)
+    assert fitted._program is fitted.compiled()
+    one, other = (leaves(case.run().bundle) for case in (plain, fitted))
+    np.testing.assert_allclose(other, one, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def trained(on):
     """A number of devices -> the state after three steps on so many."""

@@ -111,7 +111,8 @@ def test_a_look_taken_otherwise_is_not_compared(validation, finetuning, tmp_path
     other = SimpleNamespace(**vars(finetuning) | {"config": changed(images_per_prompt=64)})
     assert Validation(other, tmp_path, 3).best is None
     other.config = changed(min_faces=0.5)
-    assert Validation(other, tmp_path, 3).best is None
+    again = Validation(other, tmp_path, 4)
+    assert again.best is None and again.due(4) and len(again.rows) == 2
     other.config = changed(every=1)
     assert Validation(other, tmp_path, 3).best == 2
 

@@ -133,7 +133,8 @@ def read_mapping(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
         if not isinstance(classes, dict) or len(classes) < 2:
             raise ValueError(f"{path}: {attribute} has not two classes or more: {example}")
         values = {
-            str(name): tuple(map(str, value if isinstance(value, list) else [value])) for name, value in classes.items()
+            str(name): tuple(map(_text, value if isinstance(value, list) else [value]))
+            for name, value in classes.items()
         }
         everything = [value for several in values.values() for value in several]
         if twice := [value for value in everything if everything.count(value) > 1]:
@@ -160,7 +161,12 @@ def _values(table: datasets.Dataset, column: str) -> list[str]:
     kind, values = table.features[column], table[column]
     if isinstance(kind, datasets.ClassLabel):
         return [kind.int2str(value) if value is not None and value >= 0 else "" for value in values]
-    return ["" if value is None else str(value) for value in values]
+    return list(map(_text, values))
+
+
+def _text(value: Any) -> str:
+    """What is left blank is empty."""
+    return "" if value is None else str(value)
 
 
 def _known(table: datasets.Dataset) -> Classes:
@@ -168,7 +174,8 @@ def _known(table: datasets.Dataset) -> Classes:
     fairface = {attribute: classes for attribute, classes in FAIRFACE.items() if attribute in table.features}
     if fairface or _LABEL not in table.features:
         return fairface
-    return {_LABEL: {value: (value,) for value in sorted(set(_values(table, _LABEL))) if value}}  # "" is not known
+    values = sorted(set(_values(table, _LABEL)) - {""})  # which is what is not known
+    return {_LABEL: {value: (value,) for value in values}} if values else {}
 
 
 def _labelled(name: str, table: datasets.Dataset, mapping: Classes) -> Labelled:

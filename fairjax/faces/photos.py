@@ -43,11 +43,10 @@ def upright(picture: Image.Image) -> Image.Image:
         ValueError: its numbers are of a range that it does not tell.
     """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
-        raise ValueError("its numbers are floating-point ones, of no known range")
-    if picture.mode.startswith("I"):  # which Pillow would clip to 255
-        wide = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((wide // 257 if wide.max(initial=0) > 255 else wide).clip(0, 255).astype(np.uint8))
+    if picture.mode in ("F", "I"):
+        raise ValueError("its numbers have 32 bits, and a range that it does not tell")
+    if picture.mode.startswith("I;16"):  # which Pillow would clip to 255
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
     if picture.has_transparency_data:
         over = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)

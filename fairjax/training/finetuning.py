@@ -79,9 +79,11 @@ class Finetuning:
         self._table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._key = jax.random.key(config.seed)
         self._compile = functools.cache(lambda microbatch: self._lower(self._stepping(microbatch)).compile())
-        self.microbatch = training.microbatch or self._fitting()
+        fitted = None if training.microbatch else self._fitting()
+        self.microbatch = training.microbatch or fitted
         self._step = self._stepping(self.microbatch)
-        self._program = steps.program(self._step, self.mesh)
+        # what was compiled to ask for its memory is what runs: hosts but the first keep nothing that they compile
+        self._program = self._compile(fitted) if fitted else steps.program(self._step, self.mesh)
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""

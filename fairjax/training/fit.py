@@ -94,28 +94,27 @@ def fit(
         return {"params": params, "ema": ema, "optimizer": optimizer_state}, metrics
 
     state = parallel.replicate({"params": params, "ema": params, "optimizer": optimizer.init(params)}, mesh)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    start = checkpoints.latest() or 0
-    if start:
-        state = checkpoints.restore(start, state)
-    with bars(console) as progress:
-        task = progress.add_task(name, total=plan.steps, completed=start, note="")
-        shown, since, metrics = time.monotonic(), start, {}
-        for step in range(start, plan.steps):
-            examples = batch(step)  # made while the step before runs
-            # With several steps under way, devices that XLA simulates on few cores can starve each other in a
-            # collective.
-            jax.block_until_ready(metrics)
-            state, metrics = update(state, step, parallel.share_out(examples, mesh))
-            if time.monotonic() - shown > 10 or step + 1 == plan.steps:
-                text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
-                speed = (step + 1 - since) * plan.batch_size / (time.monotonic() - shown)
-                text += f"  {speed:.0f} images/s"
-                progress.update(task, completed=step + 1, note=text)
-                if not console.is_terminal:
-                    console.print(f"{name} {step + 1}/{plan.steps}  {text}", highlight=False)
-                shown, since = time.monotonic(), step + 1
-            if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-                checkpoints.save(step + 1, state)
-    checkpoints.close()
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        start = checkpoints.latest() or 0
+        if start:
+            state = checkpoints.restore(start, state)
+        with bars(console) as progress:
+            task = progress.add_task(name, total=plan.steps, completed=start, note="")
+            shown, since, metrics = time.monotonic(), start, {}
+            for step in range(start, plan.steps):
+                examples = batch(step)  # made while the step before runs
+                # With several steps under way, devices that XLA simulates on few cores can starve each other in a
+                # collective.
+                jax.block_until_ready(metrics)
+                state, metrics = update(state, step, parallel.share_out(examples, mesh))
+                if time.monotonic() - shown > 10 or step + 1 == plan.steps:
+                    text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
+                    speed = (step + 1 - since) * plan.batch_size / (time.monotonic() - shown)
+                    text += f"  {speed:.0f} images/s"
+                    progress.update(task, completed=step + 1, note=text)
+                    if not console.is_terminal:
+                        console.print(f"{name} {step + 1}/{plan.steps}  {text}", highlight=False)
+                    shown, since = time.monotonic(), step + 1
+                if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+                    checkpoints.save(step + 1, state)
     return state["ema"]

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,15 +71,17 @@ class Validation:
     @property
     def best(self) -> int | None:
         """The step of the best so far, None for none; of the looks that were taken, and warned of, as they are now."""
-        like = [row for row in self.rows if row.get("how", self._how) == self._how]
-        sound = [row for row in like if row["distance"] is not None and not row["warnings"]]
+        sound = [row for row in self._like() if row["distance"] is not None and not row["warnings"]]
         return min(sound, key=lambda row: (row["distance"], row["step"]))["step"] if sound else None
+
+    def _like(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row.get("how", self._how) == self._how]
 
     def due(self, step: int) -> bool:
         """Whether this is one of the steps to look at, and has not been yet."""
         every, last = self.section.every, step == self.finetuning.config.training.steps
         asked = every is not None and step > 0 and (step % every == 0 or last)
-        return asked and all(row["step"] != step for row in self.rows)
+        return asked and all(row["step"] != step for row in self._like())
 
     def __call__(self, step: int, bundle: Bundle) -> None:
         """Looks, writes it down, and warns on standard error of what has collapsed. On every host alike."""
