@@ -160,14 +160,25 @@ def test_where_no_image_shows_a_face_every_measure_is_null():
 
 
 def test_shares_are_corrected_for_the_classifiers_errors():
-    """Of 100 women it takes 90 for women, of 100 men 20: where it sees 60% women there are 4 in 7."""
-    prompts = [
-        {"gender": {"counts": counts, "frequencies": {"female": counts[0] / 100, "male": counts[1] / 100}}}
-        for counts in ([70, 30], [50, 50])
-    ]
-    found = without_errors(prompts, "gender", np.array([[90, 10], [20, 80]]))["corrected"]
-    (share, low, high), male = found["female"], found["male"]
-    assert share == pytest.approx(4 / 7, abs=1e-3) and male[0] == pytest.approx(3 / 7, abs=1e-3)
-    assert 0.4 < low < share < high < 0.75 and male[1] == pytest.approx(1 - high)
+    """Of 100 women it takes 90 for women, of 100 men 20: where it sees 60% women there are 4 in 7.
+
+    Surely so where every prompt shows as many; less surely where one shows more than the other.
+    """
+
+    def found(*prompts):
+        rows = [
+            {"gender": {"counts": counts, "frequencies": {"female": counts[0] / 100, "male": counts[1] / 100}}}
+            for counts in prompts
+        ]
+        corrected = without_errors(rows, "gender", np.array([[90, 10], [20, 80]]))["corrected"]
+        (share, low, high), male = corrected["female"], corrected["male"]
+        assert share == pytest.approx(4 / 7, abs=1e-3) and male[0] == pytest.approx(3 / 7, abs=1e-3)
+        assert low < share < high and male[1] == pytest.approx(1 - high)
+        return low, high
+
+    low, high = found([60, 40], [60, 40])
+    assert 0.4 < low and high < 0.75
+    wider_low, wider_high = found([70, 30], [50, 50])
+    assert wider_low < low - 0.05 and wider_high > high + 0.05
     nobody = [{"gender": {"counts": [0, 0], "frequencies": {"female": None, "male": None}}}]
     assert without_errors(nobody, "gender", np.eye(2)) == {}
