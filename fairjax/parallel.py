@@ -63,13 +63,28 @@ def prepare() -> None:
 
 
 def _keep_compiled() -> None:
-    """Programs are compiled once on a machine, into JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    """Programs are compiled once on a machine, into the user's cache folder, or JAX_COMPILATION_CACHE_DIR.
+
+    How much may lie in the latter is for whoever names it: other programs keep theirs there too, and what was kept
+    without a limit has no time of its last use, for want of which jax 0.10 keeps nothing more where there is one.
+    """
+    usual: dict[str, Any] = {"jax_persistent_cache_min_compile_time_secs": 0.2}
     if not jax.config.jax_compilation_cache_dir:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "fairjax" / "compiled"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax" / "compiled"
+        usual |= {"jax_compilation_cache_dir": str(home), "jax_compilation_cache_max_size": _COMPILED_BYTES}
+        _mend_compiled(home)
+    for name, value in usual.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+
+
+def _mend_compiled(folder: Path) -> None:
+    """Gives what was compiled by a program that was killed between an entry and its time the oldest time there is."""
+    with contextlib.suppress(OSError):  # of another user, say: JAX warns
+        for entry in folder.glob("*-cache"):
+            last_used = entry.with_name(f"{entry.name.removesuffix('-cache')}-atime")
+            if not last_used.exists():
+                last_used.write_bytes(bytes(8))
 
 
 def _split_cpu(limit: int = 8) -> None:

@@ -1,0 +1,45 @@
+"""What was compiled is kept, whoever else keeps theirs beside it, and whatever was killed on its way there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, warnings
+warnings.simplefilter("error")
+if sys.argv[1] == "ours":
+    from fairjax import parallel
+    parallel.prepare()
+import jax
+jax.config.update("jax_raise_persistent_cache_errors", True)
+jax.jit(lambda x: x + float(sys.argv[2]))(0.0)
+"""
+
+
+def compile_one(which, number, folder, **environment):
+    """Runs a program of fairjax, or of someone else, that compiles something; what is kept after it."""
+    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": ""}
+    without = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    argv = [sys.executable, "-c", PROGRAM, which, str(number)]
+    subprocess.run(argv, env=without | always | environment, check=True, timeout=120)
+    return {path.name for path in folder.glob("*-cache")}
+
+
+def test_a_folder_that_other_programs_of_jax_use_keeps_ours_too(tmp_path):
+    """They keep theirs without a limit, and so without the time of its last use."""
+    theirs = compile_one("theirs", 1, tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    ours = compile_one("ours", 2, tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    assert theirs < ours
+
+
+@pytest.mark.faults("a program killed while it keeps what it compiled")
+def test_an_entry_without_its_time_keeps_nothing_from_being_kept(tmp_path):
+    """As a program leaves it that is killed between the two."""
+    folder = tmp_path / "fairjax" / "compiled"
+    before = compile_one("ours", 1, folder, XDG_CACHE_HOME=str(tmp_path))
+    times = list(folder.glob("*-atime"))
+    assert before and len(times) == len(before)
+    times[0].unlink()
+    assert before < compile_one("ours", 2, folder, XDG_CACHE_HOME=str(tmp_path))
