@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fairjax import cluster
 from fairjax.config import BEST, Experiment, run_of
-from fairjax.schema import UserError, command, parse
+from fairjax.program import UserError, command
+from fairjax.schema import parse
 
 _HELPS = {"output": "where results go (default: beside the adapter, in evaluation-SEED; of several, it must be given)"}
 

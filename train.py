@@ -7,7 +7,8 @@ import sys
 
 from fairjax import cluster
 from fairjax.config import Experiment
-from fairjax.schema import UserError, command, parse
+from fairjax.program import UserError, command
+from fairjax.schema import parse
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

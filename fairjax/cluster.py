@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from fairjax.schema import UserError
+from fairjax.program import UserError
 
 _FLAGS = {
     "coordinator": ("JAX_COORDINATOR_ADDRESS", "HOST:PORT", "where process 0 can be reached"),

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from fairjax.config import Experiment, run_of
-from fairjax.schema import Parser, UserError, blame, command, load
+from fairjax.program import Parser, UserError, blame, command
+from fairjax.schema import load
 
 
 def _parser() -> Parser:

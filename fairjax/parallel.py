@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fairjax.schema import UserError, blame
+from fairjax.program import UserError, blame
 
 AXIS = "data"
 

@@ -18,7 +18,7 @@ from fairjax import hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import GUIDANCE_SCALE
-from fairjax.convert import folders
+from fairjax.convert import folders, pipelines
 from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
@@ -36,9 +36,6 @@ _TABLE_STEPS = 50
 
 _AT_ONCE = 64
 """How many images a device makes at once at most: more keep it no busier, and their memory is better free."""
-
-_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,8 +81,8 @@ class Pipeline:
         text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
-        latent_shape = _latent_shape(folder, text, unet, vae)
-        tokenizer = read_tokenizer(folder / "tokenizer", text)
+        latent_shape = pipelines.latent_shape(folder, text, unet, vae)
+        tokenizer = pipelines.read_tokenizer(folder / "tokenizer", text)
         scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
         networks = {
             "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
@@ -93,7 +90,7 @@ class Pipeline:
             "vae": functional(lambda rngs: AutoencoderKL(vae, rngs=rngs, dtype=jnp.dtype(dtype))),
         }
         if weights:
-            params = _load(networks, folder)
+            params = pipelines.load(networks, folder)
             if not parallel.has_others():  # else what is placed on a device later would be there twice
                 params = jax.tree.map(jnp.asarray, params)
         else:
@@ -401,68 +398,3 @@ def to_uint8(images: jax.Array) -> jax.Array:
 def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
     """The solver's coefficients for 1 to `max_steps` steps."""
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
-
-
-def _latent_shape(folder: Path, text: CLIPTextConfig, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:
-    """h, w, c of the latents; raises ValueError where the networks do not fit each other, or say no size."""
-    if set(unet.attended("cross_attention_dim")) != {text.hidden_size}:
-        raise ValueError(
-            f"{folder}: cross_attention_dim = {unet.cross_attention_dim} of the unet must be the "
-            f"hidden_size = {text.hidden_size} of the text encoder"
-        )
-    channels = unet.in_channels, unet.out_channels, vae.latent_channels
-    if len(set(channels)) > 1:
-        raise ValueError(
-            f"{folder}: in_channels = {channels[0]} and out_channels = {channels[1]} of the unet must be the "
-            f"latent_channels = {channels[2]} of the vae"
-        )
-    if unet.sample_size is None:  # diffusers has no default here either
-        raise ValueError(
-            f"{folder}: sample_size = None of the unet must be the side of its latents, or height and width"
-        )
-    height, width = unet.sample_size if isinstance(unet.sample_size, tuple) else (unet.sample_size,) * 2
-    smallest = 2 ** (len(unet.block_out_channels) - 1)
-    if height % smallest or width % smallest:
-        raise ValueError(f"{folder}: sample_size = {unet.sample_size} of the unet must be multiples of {smallest}")
-    return height, width, unet.in_channels
-
-
-def read_tokenizer(folder: Path, text: CLIPTextConfig) -> CLIPTokenizer:
-    """Reads the tokenizer.
-
-    Raises:
-        FileNotFoundError, ValueError: one line, where it is not there, is damaged, or pads prompts to more tokens than
-            the text encoder takes.
-    """
-    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{folder}: no vocab.json or tokenizer.json")
-    most = text.max_position_embeddings
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-        length = int(tokenizer.model_max_length)
-        if length <= most:  # else prompts would be padded to whatever it says
-            ids = tokenizer(["a photo"], padding="max_length", truncation=True).input_ids[0]
-            special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            fits = max(*ids, *special) < text.vocab_size and ids[0] == special[0] and special[1] in ids
-    except Exception as error:  # of many kinds, for files of many kinds
-        raise ValueError(f"{folder} is no CLIP tokenizer: {' '.join(str(error).split())}") from None
-    if not 2 < length <= most:  # 1e30 where its files do not say: diffusers fails there too
-        raise ValueError(
-            f"{folder}: model_max_length = {length} is more than the text encoder's max_position_embeddings = {most}, "
-            "or has no room for a word"
-        )
-    if not fits:
-        raise ValueError(
-            f"{folder} is not the text encoder's tokenizer: prompts do not begin and end in its vocabulary of "
-            f"{text.vocab_size} words"
-        )
-    return tokenizer
-
-
-def _load(networks: dict[str, Network], folder: Path) -> dict[str, Params]:
-    text, unet, vae = (networks[name] for name in ("text_encoder", "unet", "vae"))
-    return {  # newer transformers name a text encoder's tensors without `text_model.`, all published files with it
-        "text_encoder": folders.load(text, folder / "text_encoder", "model", ("position_ids",), prefix="text_model."),
-        "unet": folders.load(unet, folder / "unet", folders.WEIGHTS),
-        "vae": folders.load(vae, folder / "vae", folders.WEIGHTS, rename=_OLD_ATTENTION),
-    }

@@ -42,10 +42,6 @@ _REQUIREMENTS = {
 }
 
 
-class UserError(Exception):
-    """Something the user can put right, in one line."""
-
-
 def shown(value: Any) -> str:
     """`value` as an error shows it, cut where it is long."""
     text = repr(value)

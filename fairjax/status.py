@@ -11,7 +11,8 @@ from typing import Any
 
 from fairjax import files
 from fairjax.config import CONFIG, VALIDATION, Experiment
-from fairjax.schema import Parser, UserError, command, load
+from fairjax.program import Parser, UserError, command
+from fairjax.schema import load
 from fairjax.training.watch import LEAST, PATIENCE, STALLS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"

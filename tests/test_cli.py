@@ -24,7 +24,8 @@ from fairjax import generate, parallel
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.pipeline import Pipeline
-from fairjax.schema import UserError, load
+from fairjax.program import UserError
+from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning, Progress
 from fairjax.training.log import Log
 

@@ -24,7 +24,7 @@ import train as train_program
 from fairjax import cluster, parallel
 from fairjax.config import Experiment
 from fairjax.convert.adapters import EMBEDDINGS_FILE, LORA_FILE
-from fairjax.schema import UserError
+from fairjax.program import UserError
 from fairjax.training.run import check
 
 RUN = (

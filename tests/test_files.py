@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from fairjax import files, parallel
 from fairjax.convert import cards, folders
-from fairjax.schema import UserError
+from fairjax.program import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
 

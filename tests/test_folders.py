@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL as TorchAutoencoder
 from diffusers import UNet2DConditionModel as TorchUNet
 
 from fairjax.convert import folders
+from fairjax.convert.pipelines import OLD_ATTENTION
 from fairjax.models.functional import functional
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
-from fairjax.pipeline import _OLD_ATTENTION
 
 UNET = {
     "sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
@@ -66,7 +66,7 @@ def test_an_autoencoder_with_the_names_of_the_first_releases_comes_out_with_toda
     original = TorchAutoencoder(**VAE)
     old = {}
     for name, tensor in tensors(original).items():
-        for before, after in _OLD_ATTENTION.items():
+        for before, after in OLD_ATTENTION.items():
             name = name.replace(after, before)
         old[name] = tensor
     assert any(".query." in name for name in old) and any(".proj_attn." in name for name in old)
@@ -74,7 +74,7 @@ def test_an_autoencoder_with_the_names_of_the_first_releases_comes_out_with_toda
     folders.write_weights(folder, folders.WEIGHTS, old)
     config = VAEConfig.from_dict(json.loads(original.to_json_string()))
     network = functional(lambda rngs: AutoencoderKL(config, rngs=rngs))
-    params = folders.load(network, folder, folders.WEIGHTS, rename=_OLD_ATTENTION)
+    params = folders.load(network, folder, folders.WEIGHTS, rename=OLD_ATTENTION)
     folders.save(params, folder, folders.WEIGHTS)
     found = folders.read_weights(folder, folders.WEIGHTS)
     expected = tensors(original)

@@ -14,8 +14,9 @@ from fairjax import parallel, tables
 from fairjax.config import Experiment, PromptSection, TargetSection
 from fairjax.fairness.attributes import Attribute, per_prompt
 from fairjax.portraits import captions, occupations
+from fairjax.program import UserError
 from fairjax.prompts import LISTS, Rows, nobody, subjects
-from fairjax.schema import UserError, load
+from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
 NAMES, WEIGHTS = ("chef", "café owner", "usher, at night"), (1.0, 2.5, 0.25)

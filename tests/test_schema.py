@@ -11,6 +11,7 @@ import pytest
 from pydantic import Field
 
 from fairjax import schema
+from fairjax.program import UserError, blame, command
 
 
 class Attribute(schema.Section):
@@ -169,7 +170,7 @@ COMMAND_LINES = [
 
 @pytest.mark.parametrize(("line", "message"), COMMAND_LINES)
 def test_command_line_mistakes_are_told_in_one_line(line, message):
-    with pytest.raises(schema.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         parse(*line.split(" "))
     assert str(caught.value) == message
 
@@ -198,42 +199,42 @@ FILES = [
 
 @pytest.mark.parametrize(("text", "message"), FILES)
 def test_mistakes_in_a_file_are_told_with_its_name(tmp_path, text, message):
-    with pytest.raises(schema.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         load(tmp_path, text)
     said = str(caught.value)
     assert said.startswith(str(tmp_path / "c.yaml")) and said.endswith(f": {message}") and "\n" not in said
 
 
 def test_overriding_inside_something_that_is_no_section_is_refused(tmp_path):
-    with pytest.raises(schema.UserError, match="^training = 3: must be a section$"):
+    with pytest.raises(UserError, match="^training = 3: must be a section$"):
         load(tmp_path, "training: 3", {"training.steps": 4})
 
 
 def test_blame_names_the_subject_of_bad_data_and_missing_files():
-    with pytest.raises(schema.UserError, match="^weights: too short$"), schema.blame("weights"):
+    with pytest.raises(UserError, match="^weights: too short$"), blame("weights"):
         raise ValueError("too short")
     with (
-        pytest.raises(schema.UserError, match="^weights: .*nowhere.*: no such file or directory$"),
-        schema.blame("weights"),
+        pytest.raises(UserError, match="^weights: .*nowhere.*: no such file or directory$"),
+        blame("weights"),
     ):
         open("/nowhere/at/all").close()
 
 
 def test_blame_keeps_the_letters_of_a_path_and_tells_what_is_not_installed():
-    with pytest.raises(schema.UserError, match="^weights: A/Folder does not exist$"), schema.blame("weights"):
+    with pytest.raises(UserError, match="^weights: A/Folder does not exist$"), blame("weights"):
         raise FileNotFoundError("A/Folder does not exist")
-    with pytest.raises(schema.UserError, match="^detector: pip install it$"), schema.blame("detector"):
+    with pytest.raises(UserError, match="^detector: pip install it$"), blame("detector"):
         raise ImportError("pip install it")
 
 
 def test_exit_codes(capsys):
-    @schema.command
+    @command
     def program(argv):
         """A program."""
         if argv == ["interrupt"]:
             raise KeyboardInterrupt
         if argv == ["wrong"]:
-            raise schema.UserError("two\nlines")
+            raise UserError("two\nlines")
         if argv == ["full"]:
             raise OSError(errno.ENOSPC, "No space left on device", "results.json")
         if argv == ["unsaved"]:
@@ -253,9 +254,9 @@ def test_exit_codes(capsys):
 
 def test_a_program_exits_with_one_line_and_code_2_without_importing_jax():
     source = (
-        "import sys\nfrom fairjax import schema\n"
+        "import sys\nfrom fairjax import program, schema\n"
         "class C(schema.Section):\n    steps: int = 3\n"
-        "@schema.command\ndef main(argv):\n    assert 'jax' not in sys.modules\n"
+        "@program.command\ndef main(argv):\n    assert 'jax' not in sys.modules\n"
         "    schema.parse(C, argv, 'p', '')\n"
         "sys.exit(main())"
     )

@@ -18,7 +18,8 @@ from fairjax import memory, parallel
 from fairjax.checkpoints import Checkpoints
 from fairjax.config import Experiment
 from fairjax.models.functional import num_params
-from fairjax.schema import UserError, load
+from fairjax.program import UserError
+from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from fairjax import checkpoints, parallel
 from fairjax.checkpoints import Checkpoints, Unsaved
-from fairjax.schema import UserError
+from fairjax.program import UserError
 from fairjax.training.interruption import interruption
 
 GIB = 1 << 30

@@ -10,7 +10,8 @@ from typing import Any
 
 from fairjax import files
 from fairjax.config import ADAPTER, Experiment, run_of
-from fairjax.schema import Parser, UserError, blame, command, load
+from fairjax.program import Parser, UserError, blame, command
+from fairjax.schema import load
 
 _MAP = """what is read:
   a run folder, an adapter folder

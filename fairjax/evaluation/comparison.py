@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL.Image import Image
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from fairjax import __version__, files, parallel, schema
 from fairjax.config import Experiment
-from fairjax.evaluation import data, figures, grid, plots, preservation, report, scores
+from fairjax.evaluation import data, figures, grid, plots, preservation, printed, report, scores
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.measuring import Seen, classify, part, together
 from fairjax.evaluation.scores import Names, Scoring, paired
@@ -36,9 +34,6 @@ _SHOWN, _COLUMNS = 4, 8
 
 _IN_REPORT = 16
 """How many images of each of these the report shows, spread over all that were made."""
-
-_LEFT, _COLUMN = 40, 19
-"""How wide a table's labels are with what is fair and the base, and another model's column, in characters."""
 
 _KINDS = {"trained": False, "held_out": True}
 """Kinds of prompts: whether they were held out of the finetuning."""
@@ -192,7 +187,7 @@ class Comparison:
             with files.whole(self.folder / "before_after.png") as partial:
                 self._picture().save(partial, "PNG")
             self._report(results)
-        for table in self.tables(results, console.width):
+        for table in printed.tables(results, self.kinds, list(self.measured), console.width):
             console.print(table)
         for name, share in results.get("nobody", {}).get("faces", {}).items():
             console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
@@ -281,62 +276,6 @@ class Comparison:
         wished = [self.scoring.wished(names, row) for row in self.wished]
         return None if wished[0] is None else all(np.allclose(row, row.mean()) for row in wished)
 
-    def tables(self, results: dict[str, Any], width: int) -> Iterator[Table]:
-        """The results: two models in one table, of more a kind of prompts and as many models as fit beside the base."""
-        base, *others = self.measured
-        if len(others) < 2:
-            yield self._table(results, self.kinds, list(self.measured))
-            return
-        beside = max(1, (width - _LEFT) // _COLUMN)
-        for kind in self.kinds:
-            for start in range(0, len(others), beside):
-                yield self._table(results, [kind], [base, *others[start : start + beside]])
-
-    def _table(self, results: dict[str, Any], kinds: Sequence[str], models: Sequence[str]) -> Table:
-        """A column for each kind and each model."""
-        table = Table(title="bias: mean difference of class frequencies, 0 is even", title_justify="left")
-        networks = results.get("preservation", {})
-        table.add_column("", min_width=max((len(f"({name})") for name in networks), default=0))
-        table.add_column("\nfair", justify="right", style="dim")
-        for kind in kinds:
-            for name in models:
-                table.add_column(escape(f"{kind.replace('_', ' ')}\n{name}"), justify="right")
-        columns = [results[name][kind] for kind in kinds for name in models]
-        keys = {" x ".join(names): self._even(names) for names in self.scoring.counted()}
-        for key, even in keys.items():
-            values = (_shown(column[key]["bias"], column[key].get("bias_interval")) for column in columns)
-            table.add_row(key + " *" * (even is True), _shown(results["fair_floor"][key]), *values)
-        if any(even is False for even in keys.values()):
-            table.add_section()
-        for key in (key for key, even in keys.items() if even is False):
-            values = (
-                _shown(column[key]["total_variation"], column[key].get("total_variation_interval"))
-                for column in columns
-            )
-            fair = columns[0][key]["fair_total_variation"]
-            table.add_row(f"{key}: distance to the target *", _shown(fair), *values)
-        table.add_section()
-        for key, title in (
-            ("recognised", "subject recognised"),
-            ("no_face", "no face"),
-            ("low_confidence", "uncertain"),
-        ):
-            values = [column.get(key) for column in columns]
-            if None not in values:
-                table.add_row(title, "", *(f"{value:.1%}" for value in values))
-        for name, found in networks.items():
-            for key, title, usual in (
-                ("similarity", "like the one before", "1"),
-                ("diversity", "varied within a class", ""),
-                ("alignment", "like what is asked for", ""),
-            ):
-                values = [found[kind].get(key, {}).get(column) for kind in kinds for column in models]
-                if any(value is not None for value in values):
-                    cells = ("" if value is None else f"{value:.3f}" for value in values)
-                    table.add_row(f"{title} ({name})", usual, *cells)
-        table.caption = "* what the finetuning is to change; below each value its 95% interval"
-        return table
-
     def _wished(self, rows: Sequence[int]) -> dict[str, dict[str, float]]:
         """What is wished of the target's attributes, one by one: the mean over some prompts."""
         return {
@@ -399,10 +338,3 @@ class Comparison:
         sides, titles = self._sides()
         first = np.tile(np.arange(min(_COLUMNS, self.config.evaluation.images_per_prompt)), (len(titles), 1))
         return grid.marked([grid.taken(side, first)._replace(boxes=None) for side in sides], titles, self.attributes)
-
-
-def _shown(value: float | None, interval: list[float] | None = None, digits: int = 2) -> str:
-    """A number, and below it its interval."""
-    if value is None:
-        return "-"
-    return f"{value:.{digits}f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")

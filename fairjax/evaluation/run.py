@@ -16,8 +16,8 @@ from fairjax.evaluation.columns import BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.pipeline import Pipeline
+from fairjax.program import blame
 from fairjax.progress import bars, counting
-from fairjax.schema import blame
 
 _STEPS, _GUIDANCE = (15, 50), {False: (1.5, 2.0, 3.0), True: (3.0, 5.0, 10.0, 12.0)}
 """What `--sweep` measures at: numbers of solver steps, and guidance scales by whether the model is used with one."""

@@ -13,7 +13,7 @@ from typing import Any
 from fairjax.config import BEST
 from fairjax.convert import folders
 from fairjax.evaluation.columns import BASE
-from fairjax.schema import Parser, UserError, command
+from fairjax.program import Parser, UserError, command
 
 _KINDS = (("trained", "trained"), ("held_out", "held out"))
 _AFTER, _NONE = "after", "-"

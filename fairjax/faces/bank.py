@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fairjax.schema import Parser, UserError, blame, command
+from fairjax.program import Parser, UserError, blame, command
 
 
 def _parser() -> Parser:

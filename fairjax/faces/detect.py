@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fairjax.schema import Parser, blame, command
+from fairjax.program import Parser, blame, command
 
 _LANDMARKS = ("right eye", "left eye", "nose", "right of mouth", "left of mouth")
 """In the order of `geometry.TEMPLATE`; the sides are the person's."""

@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 
 from fairjax import schema, tables
+from fairjax.program import UserError
 
 Classes = Mapping[str, Mapping[str, Sequence[str]]]
 """Attribute -> class -> the values that mean it."""
@@ -123,7 +124,7 @@ def read_mapping(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         content = schema.read_yaml(path)
-    except schema.UserError as error:
+    except UserError as error:
         raise ValueError(str(error)) from None
     example = "it should say, say, gender: {female: [Female], male: [Male]}"
     if not isinstance(content, dict) or not content:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax.config import JudgesSection
-from fairjax.convert import folders, pickles, vision
+from fairjax.convert import folders, pickles, pipelines, vision
 from fairjax.faces import classifier as classifiers
 from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
@@ -22,7 +22,6 @@ from fairjax.hub import NETWORK, PORTRAITS, find
 from fairjax.models.clip import CLIPVisionConfig
 from fairjax.models.configs import typed
 from fairjax.models.functional import Params, cast
-from fairjax.pipeline import read_tokenizer
 
 Detector = detection.Detector | insight.InsightDetector
 """A locator that can show all faces of a picture, too."""
@@ -92,7 +91,7 @@ def text_towers(section: JudgesSection) -> dict[str, TextTower]:
         if folders.read_json(folder / "config.json").get("model_type") == "clip":
             network, params, config = vision.load_clip_text(folder)
             params = jax.tree.map(jnp.asarray, params)
-            towers[key] = TextTower(network, params, read_tokenizer(folder, config))
+            towers[key] = TextTower(network, params, pipelines.read_tokenizer(folder, config))
     return towers
 
 

@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from fairjax.schema import Parser, UserError, blame, command
+from fairjax.program import Parser, UserError, blame, command
 
 _EPILOG = """Labels: FairFace's columns gender, race and age are merged into the paper's classes (race: WMELH, Black,
 Indian, Asian; age: young, old). Of other pictures, those in one folder are a class. --labels says anything else, in a

@@ -15,7 +15,7 @@ from fairjax.faces import classifier as classifiers
 from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from fairjax.models.functional import Params
 from fairjax.portraits import recipe
-from fairjax.schema import UserError
+from fairjax.program import UserError
 
 if TYPE_CHECKING:
     from fairjax.portraits.pretrain import Pretraining

@@ -33,7 +33,7 @@ from fairjax.portraits import augment, export, recipe, stages, tokenizer
 from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.renders import Renders, renders
 from fairjax.portraits.world import ATTRIBUTES, FACE_BOX, pairs
-from fairjax.schema import Parser, UserError, command
+from fairjax.program import Parser, UserError, command
 from fairjax.training.fit import Fit, fit
 
 SEED = 20261123

@@ -25,7 +25,7 @@ from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, to_uint8
 from fairjax.portraits import captions, occupations, world
 from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
-from fairjax.schema import Parser, command
+from fairjax.program import Parser, command
 
 EACH, _STEPS = 24, 25
 """Images of each occupation, and how they are sampled."""

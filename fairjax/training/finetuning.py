@@ -24,8 +24,8 @@ from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
+from fairjax.program import UserError
 from fairjax.prompts import NOBODYS, Prompt, Subjects, subjects
-from fairjax.schema import UserError
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
 

@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.event_file_writer import EventFileWriter
 
 from fairjax import files, parallel
-from fairjax.schema import UserError
+from fairjax.program import UserError
 from fairjax.training.finetuning import Progress
 
 _QUEUE = 10_000

@@ -16,8 +16,8 @@ from fairjax.faces import reading
 from fairjax.faces.judges import check_agreement
 from fairjax.hub import NETWORK, PIPELINE, PORTRAITS, HubFiles, download_size, find, on_hub
 from fairjax.models.functional import num_params
+from fairjax.program import blame
 from fairjax.prompts import subjects
-from fairjax.schema import blame
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.run import Resume, check, prepare
 

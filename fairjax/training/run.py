@@ -25,8 +25,9 @@ from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.faces.judges import Judge, check_agreement
 from fairjax.models.functional import Params
+from fairjax.program import UserError, blame
 from fairjax.progress import bars, counting
-from fairjax.schema import Section, UserError, blame
+from fairjax.schema import Section
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.finetuning import Progress as Step
 from fairjax.training.interruption import Interrupted, Interruption, interruption

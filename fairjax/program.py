@@ -1,0 +1,98 @@
+"""What every program of fairjax is: a command line, exit codes, and mistakes told in one line.
+
+Imports neither jax nor numpy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+_LONGEST = 1_000
+"""The most characters of an error."""
+
+
+class UserError(Exception):
+    """Something the user can put right, in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+@contextlib.contextmanager
+def blame(subject: str) -> Iterator[None]:
+    """Turns a ValueError, OSError or ImportError about the user's data into `UserError("subject: ...")`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{subject}: {_refused(error, subject)}") from error
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{subject}: {error}") from error
+
+
+def _refused(error: OSError, told: str = "") -> str:
+    """What the system would not do, and of which file, if that is not told yet."""
+    where = "" if error.filename is None or str(error.filename) in told else f"{error.filename}: "
+    return where + (error.strerror.lower() if error.strerror else str(error))
+
+
+def _line(text: str) -> str:
+    """On one line that a terminal takes for text alone, and that a person would read."""
+    line = "".join(part if part.isprintable() else repr(part)[1:-1] for part in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
+    """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
+
+    0 is success (or what `main` returns), 2 a `UserError` or what the system refuses, such as to write to a full disk,
+    130 an interrupt. Anything else is our fault and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def program(argv: list[str] | None = None) -> int:
+        # of transformers only the tokenizer is used, which need not tell that PyTorch is missing
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        try:
+            return main(sys.argv[1:] if argv is None else argv) or 0
+        except UserError as error:
+            print(f"error: {_line(str(error))}", file=sys.stderr)
+            return _leaving(2)
+        except OSError as error:
+            print(f"error: {_line(_refused(error))}", file=sys.stderr)
+            return _leaving(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return _leaving(130)
+        except Exception:
+            if _joined():
+                traceback.print_exc()
+            _leaving(1)
+            raise
+
+    return program
+
+
+def _joined() -> bool:
+    """Whether this is one of several processes; asked without importing jax."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _leaving(code: int) -> int:
+    """Of several processes ends this one at once: JAX would wait minutes for the others, who wait for it."""
+    if _joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
