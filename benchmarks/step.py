@@ -162,7 +162,7 @@ def main() -> None:
         return taken
 
     def by_us(finetuning: Finetuning) -> Callable[[], Any]:
-        return lambda: jax.block_until_ready(finetuning._program(state, finetuning._frozen, batch))
+        return lambda: jax.block_until_ready(finetuning.compiled()(state, finetuning._frozen, batch))
 
     console.print(f"{options.model}, {images} images, {num_steps} solver steps, {path}", highlight=False)
     console.print(f"fairjax on {len(jax.devices())} x {jax.devices()[0].device_kind}, PyTorch on {device}, "

@@ -45,7 +45,7 @@ def step_and_targets(path, repeats):
     finetuning = Finetuning(load(Experiment, path), parallel.mesh(1))
     state = finetuning.initial()
     batch, _ = finetuning.batch(0, state.bundle)
-    step, frozen = finetuning._program, finetuning._frozen
+    step, frozen = finetuning.compiled(), finetuning._frozen
     jax.block_until_ready(step(state, frozen, batch))  # compiles
     whole, _ = seconds(lambda: step(state, frozen, batch), repeats)
 

@@ -79,6 +79,8 @@ def finetune(
 
     Raises:
         ValueError, OSError: one line, before anything has run.
+        fairjax.program.UserError: one line, on the way: too many steps in a row without a finite number
+            (`training.max_skipped`), or a disk that takes no checkpoint.
     """
     kept = Checkpoints(Path(checkpoints), config.training.keep, config.training.keep_every) if checkpoints else None
     with kept or contextlib.nullcontext():

@@ -1,4 +1,4 @@
-"""How work is spread: one mesh of every device, one axis. Nothing else in fairjax knows devices, or hosts.
+"""How work is spread: one mesh of every device, one axis. Nothing else in fairjax spreads it.
 
 Where several hosts have joined (`fairjax.cluster`), each runs the same program on the same values, and only the first
 writes files.

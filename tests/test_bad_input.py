@@ -168,7 +168,8 @@ def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeyp
     small = {"training.steps": 2, "training.save_every": 2, "training.num_steps": (1, 1), "training.grad_steps": 1}
     finetuning = Finetuning(load(Experiment, None, small), parallel.mesh(1))
     start, images, zero = finetuning.initial(), jnp.zeros((32, 8, 8, 3)), jnp.zeros(())
-    monkeypatch.setattr(finetuning, "_program", lambda *_: (start, {"loss": zero, "gradient_norm": zero}, images))
+    step = lambda *_: (start, {"loss": zero, "gradient_norm": zero}, images)  # noqa: E731
+    monkeypatch.setattr(finetuning, "compiled", lambda: step)
     told = []
 
     class Recorded:

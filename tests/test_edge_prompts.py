@@ -86,7 +86,7 @@ def test_a_prompt_that_comes_twice_in_a_step_is_two_prompts(small_world):
     start = case.initial()
     batch, prompts = case.batch(0, start.bundle)
     assert [prompt.text for prompt in prompts] == ["a photo of a chef"] * 2
-    state, scalars, images = case._program(start, case._frozen, batch)
+    state, scalars, images = case.compiled()(start, case._frozen, batch)
     assert int(state.skipped) == 0 and np.isfinite(scalars["loss"])
     assert len(np.unique(np.asarray(images), axis=0)) == 8
 

@@ -73,7 +73,7 @@ def test_a_whole_steps_gradient_points_where_float32s_does():
         }  # fmt: skip
         finetuning = Finetuning(load(Experiment, CONFIG, fields), parallel.mesh(1))
         start = finetuning.initial()
-        state, scalars, _ = finetuning._program(start, finetuning._frozen, finetuning.batch(0, start.bundle)[0])
+        state, scalars, _ = finetuning.compiled()(start, finetuning._frozen, finetuning.batch(0, start.bundle)[0])
         has_moments = lambda leaf: hasattr(leaf, "mu")  # noqa: E731
         (moments,) = (leaf for leaf in jax.tree.leaves(state.optimizer, is_leaf=has_moments) if has_moments(leaf))
         flat = {kind: np.concatenate([*map(np.ravel, jax.tree.leaves(tree))]) for kind, tree in moments.mu.items()}

@@ -1,6 +1,8 @@
 """The paper's experiments: each traces at Stable Diffusion's size, and runs through detector, crops and all losses."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,37 +83,43 @@ def test_a_model_of_stable_diffusion_2s_kind_is_finetuned_by_its_folder_alone(tm
     assert finetuning.pipeline.schedule.prediction_type == "v_prediction"
     start = finetuning.initial()
     batch, _ = finetuning.batch(0, start.bundle)
-    state, scalars, _ = finetuning._program(start, finetuning._frozen, batch)
+    state, scalars, _ = finetuning.compiled()(start, finetuning._frozen, batch)
     assert all(np.isfinite(value) for value in jax.tree.leaves(scalars)) and scalars["gradient_norm"] > 0
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start.bundle, state.bundle)
     assert all(max(jax.tree.leaves(moved[kind])) > 0 for kind in asked["adapter.kinds"])
 
 
+class OverPhotos(NamedTuple):
+    finetuning: Finetuning
+    program: Callable[..., Any]  # of its step, on what is drawn over photographs
+
+
 @pytest.fixture(scope="module")
-def finetuning(request, models):
+def case(request, models):
     """An experiment's finetuning with the small models, whose programs are compiled once for all tests of it.
 
     They go when its tests are done: each maps some thousand pieces of memory, and a system gives a process 65,530.
     """
-    yield finetuning_of(models, request.param.stem, **{"training.images_per_prompt": 2})
+    finetuning = finetuning_of(models, request.param.stem, **{"training.images_per_prompt": 2})
+    yield OverPhotos(finetuning, steps.program(finetuning._step, finetuning.mesh))
     jax.clear_caches()
 
 
-def take(finetuning, state, number, photos):
-    batch, _ = finetuning.batch(number, state.bundle)
+def take(case, state, number, photos):
+    batch, _ = case.finetuning.batch(number, state.bundle)
     with pytest.MonkeyPatch.context() as monkeypatch:  # no longer: the dry runs below draw what they really would
         draw_over_photos(monkeypatch)
-        state, scalars, _ = finetuning._program(state, over(finetuning._frozen, photos), batch)
+        state, scalars, _ = case.program(state, over(case.finetuning._frozen, photos), batch)
     return state, {name: float(value) for name, value in scalars.items()}
 
 
-@pytest.mark.parametrize("finetuning", EXPERIMENTS, indirect=True)
-def test_two_steps_at_reduced_width_with_every_loss_on(finetuning):
-    kinds = finetuning.config.adapter.kinds
-    state = start = finetuning.initial()
+@pytest.mark.parametrize("case", EXPERIMENTS, indirect=True)
+def test_two_steps_at_reduced_width_with_every_loss_on(case):
+    kinds = case.finetuning.config.adapter.kinds
+    state = start = case.finetuning.initial()
     told = []
     for number in range(2):
-        state, scalars = take(finetuning, state, number, photograph()[None])
+        state, scalars = take(case, state, number, photograph()[None])
         assert all(np.isfinite(value) for value in scalars.values()), scalars
         assert scalars["faces"] == scalars["targeted"] == 1
         assert scalars["loss/fairness"] > 0.1 and scalars["loss/face"] > 0.01 and scalars["gradient_norm"] > 0
@@ -125,11 +133,11 @@ def test_two_steps_at_reduced_width_with_every_loss_on(finetuning):
         assert min(jax.tree.leaves(moved)) > 0, kind
 
 
-@pytest.mark.parametrize("finetuning", EXPERIMENTS, indirect=True)
-def test_without_a_face_nothing_is_asked_of_it(finetuning):
+@pytest.mark.parametrize("case", EXPERIMENTS, indirect=True)
+def test_without_a_face_nothing_is_asked_of_it(case):
     """Grey pictures: no face, no target, no face loss; only what they mean is kept."""
-    state, _ = take(finetuning, finetuning.initial(), 0, photograph()[None])  # now its images are not the frozen ones
-    state, scalars = take(finetuning, state, 1, np.zeros_like(photograph()[None]))
+    state, _ = take(case, case.finetuning.initial(), 0, photograph()[None])  # now its images are not the frozen ones
+    state, scalars = take(case, state, 1, np.zeros_like(photograph()[None]))
     assert scalars["faces"] == scalars["targeted"] == scalars["loss/fairness"] == scalars["loss/face"] == 0
     assert scalars["prompts_without_target"] == 1 and np.isfinite(scalars["loss"])
     assert scalars["loss/image"] > 0

@@ -58,7 +58,7 @@ class Case(NamedTuple):
         """One step -> the state after it, what it logs, its images."""
         asked = (state or self.state, frozen, self.batch._replace(**batch))
         placed = parallel.replicate(asked, self.finetuning.mesh)  # one that lies elsewhere would compile it once more
-        state, scalars, images = self.finetuning._program(*placed)
+        state, scalars, images = self.finetuning.compiled()(*placed)
         return state, {name: float(value) for name, value in scalars.items()}, np.asarray(images)
 
     def with_presence(self, shift):

@@ -54,7 +54,8 @@ def exactly(cells, sizes, threshold, cost_weights):
 
 def take_both(finetuning, frozen, state, batch, locate, assign, minibatch, decoded=None):
     """The same step by fairjax and by PyTorch."""
-    after, scalars, images = finetuning._program(state, frozen, batch)
+    program = steps.program(finetuning._step, finetuning.mesh)  # of what is drawn over photographs, too
+    after, scalars, images = program(state, frozen, batch)
     first_moment = optax.tree.get(after.optimizer, "mu")  # after a first step, 1 - b1 times the gradient
     share = 1 - finetuning.config.training.betas[0]
     gradient = jax.tree.map(lambda moment: np.asarray(moment) / share, first_moment)

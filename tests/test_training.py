@@ -63,7 +63,7 @@ class Taken(NamedTuple):
 def first_step(finetuning, program=None):
     start = finetuning.initial()
     batch, _ = finetuning.batch(0, start.bundle)
-    state, scalars, images = (program or finetuning._program)(start, finetuning._frozen, batch)
+    state, scalars, images = (program or finetuning.compiled())(start, finetuning._frozen, batch)
     (moments,) = (leaf for leaf in jax.tree.leaves(state.optimizer, is_leaf=has_moments) if has_moments(leaf))
     gradient = {kind: leaves(part) for kind, part in moments.mu.items()}
     return Taken(gradient, {k: float(v) for k, v in scalars.items()}, np.asarray(images))
@@ -97,9 +97,8 @@ def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, on):
 def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one_device, one_device, small_world):
     """Five do not divide the 24 of this device. Memory is what it saves."""
     parts = finetuning(small_world, 1, **{"training.microbatch": 5})
-    program = parts.compiled()
-    assert_the_same(on_one_device, first_step(parts, program))
-    assert memory.needed(program) < 0.7 * memory.needed(one_device.compiled())
+    assert_the_same(on_one_device, first_step(parts))
+    assert memory.needed(parts.compiled()) < 0.7 * memory.needed(one_device.compiled())
 
 
 def test_what_was_compiled_to_fit_a_memory_is_what_runs(small_world, monkeypatch):
@@ -109,7 +108,7 @@ def test_what_was_compiled_to_fit_a_memory_is_what_runs(small_world, monkeypatch
     monkeypatch.setattr(parallel, "memory_left", lambda mesh: 1 << 40)
     fitted = finetuning(small_world, 1, **changes)
     assert (plain.microbatch, fitted.microbatch) == (None, 4)
-    assert fitted._program is fitted.compiled()
+    monkeypatch.setattr(fitted, "_lower", lambda step: pytest.fail("once more"))
     one, other = (leaves(case.run().bundle) for case in (plain, fitted))
     np.testing.assert_allclose(other, one, atol=1e-6)
 
@@ -128,7 +127,7 @@ def trained(on):
 
 
 def step_after(case, number, state):
-    return case._program(state, case._frozen, case.batch(number, state.bundle)[0])[0]
+    return case.compiled()(state, case._frozen, case.batch(number, state.bundle)[0])[0]
 
 
 def assert_moved_to_the_same(found, wished):
@@ -181,11 +180,9 @@ def test_each_device_knows_in_which_groups_its_images_are(groups, size, devices)
     assert set(np.asarray(counts)) == {max(touched)}
 
 
-def test_two_things_cross_devices_and_nothing_else(on):
+def test_two_things_cross_devices_and_nothing_else(on, on_one_device):
     """What a face shows, a few kilobytes in one gather, and the gradient with what is logged, in one reduction."""
     eight = on(8)
-    state = eight.initial()
-    batch, _ = eight.batch(0, state.bundle)
     program = eight.compiled().as_text()
     collectives = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
     found = re.findall(rf"= (\w+)\[([\d,]*)\]\S* ({collectives})(?:-start)?\(", program)
@@ -193,8 +190,8 @@ def test_two_things_cross_devices_and_nothing_else(on):
     assert len(found) == 2 and sizes.keys() == {"all-gather", "all-reduce"}, found
     classes = sum(len(a.classes) for a in eight.attributes if a.name in eight.target.attributes)
     assert sizes["all-gather"] == ("f32", 3 * 8 * (classes + 1))
-    scalars = len(jax.eval_shape(eight._program, state, eight._frozen, batch)[1]) - 1  # the norm is computed after
-    assert sizes["all-reduce"] == ("f32", num_params(state.bundle) + scalars)
+    scalars = len(on_one_device.scalars) - 1  # the norm is computed after
+    assert sizes["all-reduce"] == ("f32", num_params(eight.initial_shapes().bundle) + scalars)
 
 
 def test_the_same_function_under_pmap(on_one_device, on):
@@ -299,10 +296,10 @@ def test_a_step_is_skipped_on_every_device_alike(on):
 
     text = jax.tree_util.tree_map_with_path(without, frozen.pipeline["text_encoder"])
     broken = frozen._replace(pipeline=frozen.pipeline | {"text_encoder": text})
-    skipped, scalars, images = eight._program(start, broken, batch)
+    skipped, scalars, images = eight.compiled()(start, broken, batch)
     finite = np.isfinite(np.asarray(images)).all((1, 2, 3))
     assert finite.tolist() == [False] * 8 + [True] * 16 and not np.isfinite(scalars["loss"])
-    taken, _, _ = eight._program(skipped, frozen, batch)
+    taken, _, _ = eight.compiled()(skipped, frozen, batch)
     for state, count, moved in ((skipped, 1, False), (taken, 1, True)):
         for leaf in jax.tree.leaves(state):
             one, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)

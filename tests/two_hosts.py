@@ -21,7 +21,7 @@ import numpy as np
 from fairjax import checkpoints, parallel
 from fairjax.checkpoints import Checkpoints, Unsaved
 from fairjax.program import UserError
-from fairjax.training.interruption import interruption
+from fairjax.training.interruption import Interrupted, interruption
 
 GIB = 1 << 30
 
@@ -95,12 +95,24 @@ def ended(start=500):
         return next((step for step in range(start, start + 5) if asked.before(step)), None)
 
 
+def measured(batches=4):
+    """How many images are told of before a measuring ends, of which the second host alone was asked to after three."""
+    told = []
+    with interruption() as asked, contextlib.suppress(Interrupted):
+        checking = asked.checking(told.append)
+        for number in range(batches):
+            if number == 2 and not parallel.is_first():
+                os.kill(os.getpid(), signal.SIGTERM)
+            checking(8)
+    return sum(told)
+
+
 def main(port, process, folder):
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(f"localhost:{port}", 2, int(process), cluster_detection_method="deactivate")
     found = {
         "memory": memory(), "locked": locked(Path(folder)), "saved": saved(Path(folder) / "checkpoints"),
-        "ended": ended(),
+        "ended": ended(), "measured": measured(),
     }  # fmt: skip
     print(json.dumps(found), flush=True)
 

@@ -79,11 +79,8 @@ class Finetuning:
         self._table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
         self._key = jax.random.key(config.seed)
         self._compile = functools.cache(lambda microbatch: self._lower(self._stepping(microbatch)).compile())
-        fitted = None if training.microbatch else self._fitting()
-        self.microbatch = training.microbatch or fitted
+        self.microbatch = training.microbatch or self._fitting()
         self._step = self._stepping(self.microbatch)
-        # what was compiled to ask for its memory is what runs: hosts but the first keep nothing that they compile
-        self._program = self._compile(fitted) if fitted else steps.program(self._step, self.mesh)
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
@@ -182,7 +179,10 @@ class Finetuning:
         return self._lower(self._step)
 
     def compiled(self) -> jax.stages.Compiled:
-        """The same compiled, to ask what memory it takes."""
+        """The same compiled, once: what is asked for its memory is what runs.
+
+        Of (state, frozen, batch), as `steps.program` has them; each on every device of the mesh.
+        """
         return self._compile(self.microbatch)
 
     def _lower(self, step: steps.Step) -> jax.stages.Lowered:
@@ -282,7 +282,7 @@ class Finetuning:
         while number < steps_in_all and not ending(number):
             look_if_due()
             batch, prompts = self.batch(number, state.bundle)
-            state, scalars, images = self._program(state, self._frozen, batch)
+            state, scalars, images = self.compiled()(state, self._frozen, batch)
             pending()  # tells of the step before while this one runs
             number += 1
             pending = self._telling(watched, number, scalars, prompts, images)

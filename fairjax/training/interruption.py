@@ -1,4 +1,4 @@
-"""Ending a run when the machine, or its user, asks for it: after the step under way, with everything saved."""
+"""Ending a run when the machine, or its user, asks for it: after what is under way, with everything saved."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ class Interruption:
             os._exit(130)
         self.asked = True
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-        print(f"\n{name}: ending after this step; once more ends at once", file=sys.stderr, flush=True)
+        print(f"\n{name}: ending after what is under way; once more ends at once", file=sys.stderr, flush=True)
 
     def before(self, step: int) -> bool:
         """Whether to end before this step is taken: whether any host was asked to, which each tells the others."""
         return parallel.any_of_all(self.asked)
 
     def checking(self, on_batch: Callable[[int], None]) -> Callable[[int], None]:
-        """`on_batch`, raising Interrupted between batches of work that goes on from where it was, if it was asked."""
+        """`on_batch`, raising Interrupted between batches of work that goes on from where it was, if a host was asked.
+
+        Every host must have the same batches.
+        """
 
         def told(count: int) -> None:
             on_batch(count)
-            if self.asked and not parallel.has_others():
+            if parallel.any_of_all(self.asked):
                 raise Interrupted
 
         return told

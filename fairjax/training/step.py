@@ -255,5 +255,9 @@ def diagnosis(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
 
 def program(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     """The step over every device of a mesh: (state, frozen, batch) -> (state, scalars, images [p * n, H, W, 3])."""
+
+    def training_step(state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
+        return step(state, frozen, batch)  # profiles and what was compiled have the name
+
     replicated = parallel.REPLICATED
-    return parallel.spread(step, mesh, (replicated,) * 3, (replicated, replicated, parallel.SPREAD))
+    return parallel.spread(training_step, mesh, (replicated,) * 3, (replicated, replicated, parallel.SPREAD))
