@@ -56,7 +56,7 @@ def main() -> None:
     for name in ("queries x keys x channels", "kernel", "error", "of gradients", "forward", "with backward"):
         table.add_column(name, justify="left" if name[0] in "qk" else "right")
     for queries, keys, heads, channels in SIZES:
-        chosen = attention.choose(device.platform, device.device_kind, jnp.bfloat16, queries, keys, channels)
+        chosen = attention.choose(*attention.device(), jnp.bfloat16, queries, keys, channels)
         drawn = jax.random.split(jax.random.key(0), 4)
         lengths = (queries, keys, keys, queries)
         shapes = [(options.images, length, heads, channels) for length in lengths]

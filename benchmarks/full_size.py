@@ -139,7 +139,7 @@ def training_step(config: Experiment, sizes: Sizes = SD15) -> Traced:
     def start(params: Any) -> states.State:
         return states.initial(bundles.init(adapter.kinds, params, adapter.rank, adapter.num_tokens, key), training)
 
-    params = jax.eval_shape(lambda params: model.compact(params, but=adapter.kinds), model.params)
+    params = jax.eval_shape(lambda params: model.compact(params, adapter.kinds), model.params)
     frozen = steps.Frozen(params, judging.params, solver_table(model.schedule, training.num_steps[1]))
     prompts = training.prompts_per_step
     ids = [jax.ShapeDtypeStruct((rows, 77), jnp.int32) for rows in (prompts, prompts, 1)]

@@ -68,7 +68,9 @@ def parts() -> Iterator[Part]:
         return lambda weights, x, g: jax.vjp(lambda x: decoding(weights, x), x)[1](g)
 
     yield Part("UNet, guided", predict, lambda n: (unet, latents(n), array(n, 77, 768)))
-    master = compact["unet"]
+    master = jax.eval_shape(lambda params: full_size.pipeline(dtype="bfloat16").compact(params, ("unet",)), compact)[
+        "unet"
+    ]
     yield Part("its gradient", gradient, lambda n: (adapters, master, latents(n), array(n, 77, 768)))
     yield Part("decoding", decode, lambda n: (vae, latents(n)))
     yield Part("its gradient", decode_back, lambda n: (vae, latents(n), array(n, height, width, 3)))

@@ -54,6 +54,9 @@ def join(options: argparse.Namespace) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--distributed: the processes did not come together: {reason}") from None
+    from fairjax import parallel
+
+    parallel.share_compiled()
 
 
 def _explicit(given: dict[str, str | None]) -> dict[str, str | int]:
@@ -105,4 +108,5 @@ def _number(variable: str) -> int:
 def _evident() -> bool:
     """Whether the environment says that this is one of several processes that were started together."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return _number("SLURM_STEP_NUM_TASKS") > 1 or len(hosts) > 1  # of an srun, not of the allocation
+    tasks, slices = _number("SLURM_STEP_NUM_TASKS"), _number("MEGASCALE_NUM_SLICES")  # of an srun, not its allocation
+    return tasks > 1 or slices > 1 or len(hosts) > 1

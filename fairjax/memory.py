@@ -60,9 +60,10 @@ def _promising(sizes: list[int], known: dict[int, float], room: float) -> int | 
 
 
 def needed(compiled: jax.stages.Compiled) -> int:
-    """Bytes of a device's memory that a program needs."""
+    """Bytes of a device's memory that a program needs: for what it takes, what it computes with, and what it gives."""
     memory = compiled.memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    given = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + given
 
 
 def _needed(compiled: Callable[[int], jax.stages.Compiled], size: int) -> float:

@@ -14,6 +14,7 @@ import math
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -78,6 +80,32 @@ def _keep_compiled() -> None:
             jax.config.update(name, value)
 
 
+def share_compiled() -> None:
+    """Of several hosts, all have the folder of what is compiled in common, or none uses its own; all must ask.
+
+    JAX writes there what the first host compiles, and each host reads for itself. On GPUs it must not be that one finds
+    a program and the others do not: hosts share out what XLA tries to find the fastest kernels, and they would wait for
+    its part (24 hours).
+    """
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None or not has_others():
+        return
+    jax.config.update("jax_enable_compilation_cache", False)  # also for what the hosts tell each other by
+    with contextlib.ExitStack() as stack:
+        token = None
+        if is_first():
+            with contextlib.suppress(OSError):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                token = stack.enter_context(tempfile.NamedTemporaryFile(prefix=".seen-by-all-", dir=folder)).name
+        token = told_by_first(token and Path(token).name)
+        unseen = any_of_all(token is None or not (Path(folder) / token).exists())
+    if unseen and is_first():
+        told = "not every host sees the folder of what is compiled, so nothing is kept there: set "
+        print(f"{told}JAX_COMPILATION_CACHE_DIR to one that all share", file=sys.stderr, flush=True)
+    jax.config.update("jax_enable_compilation_cache", not unseen)
+    compilation_cache.reset_cache()  # it would stand by its first answer
+
+
 def _mend_compiled(folder: Path) -> None:
     """Gives what was compiled by a program that was killed between an entry and its time the oldest time there is."""
     with contextlib.suppress(OSError):  # of another user, say: JAX warns
@@ -102,6 +130,10 @@ def _split_cpu(limit: int = 8) -> None:
 def mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     """Every device of every host in one row, or the first `num_devices` of them."""
     devices = jax.devices()[:num_devices]
+    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices > 1:  # which `make_mesh`, for one grid of chips, does not know
+        row = mesh_utils.create_hybrid_device_mesh((len(devices) // slices,), (slices,), devices)
+        return jax.sharding.Mesh(row, (AXIS,), axis_types=(AxisType.Auto,))
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -144,12 +176,19 @@ def hastily() -> Iterator[None]:
 
 
 def memory_left(mesh: jax.sharding.Mesh) -> int | None:
-    """Bytes of each device's memory that are free, the least of all hosts; None where a CPU takes what it wants."""
+    """Bytes of each device's memory that are free, the least of all hosts; None where a CPU takes what it wants.
+
+    Raises:
+        UserError: one line, where the devices do not say.
+    """
     if (device := mesh.devices.flat[0]).platform == "cpu":
         return None
     if device not in jax.devices():  # of a topology
         return _PUBLISHED[device.device_kind] << 30
-    told = mesh.local_devices[0].memory_stats()
+    told = mesh.local_devices[0].memory_stats() or {}
+    if "bytes_limit" not in told:  # XLA_PYTHON_CLIENT_ALLOCATOR=platform
+        problem = "the devices do not say how much memory they have, as with XLA_PYTHON_CLIENT_ALLOCATOR=platform"
+        raise UserError(f"{problem}: say training.microbatch and evaluation.batch_size")
     left = told["bytes_limit"] - told["bytes_in_use"]
     # in MiB: what hosts tell each other goes over devices, whose integers have 32 bits
     return left if jax.process_count() == 1 else int(_of_all(np.int32(left >> 20)).min()) << 20

@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from fairjax import hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
+from fairjax.adapters import lora
 from fairjax.adapters.bundle import Bundle
 from fairjax.config import GUIDANCE_SCALE
 from fairjax.convert import folders, pipelines
@@ -123,14 +124,17 @@ class Pipeline:
         """Tells models apart by their weights, as they were read."""
         return digest(self.params)
 
-    def compact(self, params: dict[str, Params], but: Container[str] = ()) -> dict[str, Params]:
-        """`params` with UNet and autoencoder in the type that they compute in, to save memory.
+    def compact(self, params: dict[str, Params], adapted: Container[str] = ()) -> dict[str, Params]:
+        """`params` with UNet and autoencoder in the type that they compute in, to save memory and its traffic.
 
         Args:
-            but: components that stay as they are, because an adapter will be merged into them: the change of an
-                early step is below the resolution of a bfloat16 weight.
+            adapted: kinds of adapters that will be merged into them. The kernels that these change stay as they are:
+                the change of an early step is below the resolution of a bfloat16 weight.
         """
-        return params | {name: cast(params[name], self.dtype) for name in ("unet", "vae") if name not in but}
+        smaller = {name: cast(params[name], self.dtype) for name in ("unet", "vae") if name not in adapted}
+        if "unet" in adapted:
+            smaller["unet"] = lora.compact(params["unet"], lora.UNET_TARGETS, self.dtype)
+        return params | smaller
 
     def token_ids(self, prompts: Sequence[str], bundle: Bundle | None = None) -> np.ndarray:
         """Token ids [n, length] of prompts, padded to the tokenizer's length, soft tokens of `bundle` put in."""
@@ -150,8 +154,9 @@ class Pipeline:
 
     def encode(self, params: dict[str, Params], bundle: Bundle, ids: jax.Array) -> jax.Array:
         """Token ids [n, length] -> encoder_hidden_states [n, length, channels]."""
-        merged = bundles.merge_text(params["text_encoder"], bundle)
-        return self.text_encoder.apply(merged, ids).last_hidden_state
+        with jax.default_matmul_precision("float32"):  # else TPUs and GPUs round off what early steps change
+            merged = bundles.merge_text(params["text_encoder"], bundle)
+            return self.text_encoder.apply(merged, ids).last_hidden_state
 
     def decode(self, params: dict[str, Params], latents: jax.Array) -> jax.Array:
         """Latents [n, h, w, c] -> images [n, H, W, 3] in [-1, 1]."""

@@ -1,5 +1,7 @@
 """Every kernel computes the same attention, and each device gets the one that suits it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from fairjax import parallel
 from fairjax.models import attention
 
 BFLOAT16, FLOAT32 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+INFINITE = math.inf  # the compute capability of what has none
 
 
 def plainly(query, key, value, is_causal=False):
@@ -77,16 +80,18 @@ def test_cudnn_is_given_even_lengths_and_told_the_true_ones(monkeypatch, queries
 @pytest.mark.parametrize(
     ("device", "dtype", "queries", "keys", "channels", "kernel"),
     [
-        (("cpu", "cpu"), FLOAT32, 4096, 4096, 40, "xla"),
-        (("gpu", "NVIDIA H200"), BFLOAT16, 4096, 4096, 40, "cudnn"),
-        (("gpu", "NVIDIA H200"), BFLOAT16, 1024, 77, 80, "cudnn"),
-        (("gpu", "NVIDIA H200"), BFLOAT16, 256, 256, 160, "xla"),  # wider than its kernel takes
-        (("gpu", "NVIDIA H200"), FLOAT32, 4096, 4096, 40, "xla"),
-        (("gpu", "AMD Instinct MI300X"), BFLOAT16, 4096, 4096, 40, "xla"),
-        (("tpu", "TPU v5 lite"), BFLOAT16, 4096, 4096, 40, "pallas"),
-        (("tpu", "TPU v5 lite"), FLOAT32, 9216, 9216, 64, "pallas"),  # 768 pixels
-        (("tpu", "TPU v5 lite"), BFLOAT16, 4096, 77, 40, "xla"),  # the words of a prompt
-        (("tpu", "TPU v5 lite"), BFLOAT16, 256, 256, 160, "xla"),
+        (("cpu", "cpu", INFINITE), FLOAT32, 4096, 4096, 40, "xla"),
+        (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 4096, 4096, 40, "cudnn"),
+        (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 1024, 77, 80, "cudnn"),
+        (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 256, 256, 160, "xla"),  # wider than its kernel takes
+        (("gpu", "NVIDIA A100", 8.0), BFLOAT16, 4096, 4096, 40, "cudnn"),
+        (("gpu", "NVIDIA GeForce RTX 2080 Ti", 7.5), BFLOAT16, 4096, 4096, 40, "xla"),  # cuDNN has none for it
+        (("gpu", "NVIDIA H200", 9.0), FLOAT32, 4096, 4096, 40, "xla"),
+        (("gpu", "AMD Instinct MI300X", INFINITE), BFLOAT16, 4096, 4096, 40, "xla"),
+        (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 4096, 4096, 40, "pallas"),
+        (("tpu", "TPU v5 lite", INFINITE), FLOAT32, 9216, 9216, 64, "pallas"),  # 768 pixels
+        (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 4096, 77, 40, "xla"),  # the words of a prompt
+        (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 256, 256, 160, "xla"),
     ],
 )
 def test_each_device_gets_its_kernel(device, dtype, queries, keys, channels, kernel):

@@ -147,13 +147,16 @@ def test_an_evaluation_on_two_hosts_gives_what_one_device_gives(runs, tmp_path):
 
 
 def test_what_befalls_one_host_is_known_to_all(tmp_path):
-    """Memory of more bytes than 32 bits count, a folder in use, a disk that does not take a checkpoint, a signal."""
+    """Memory of more bytes than 32 bits count, a folder in use, a disk that does not take a checkpoint, a signal, and a
+    folder of what is compiled that is not the others'.
+    """
     port = str(free_port())
     program = str(Path(__file__).parent / "two_hosts.py")
     found = finish([launch(program, 1, port, str(process), str(tmp_path)) for process in range(2)])
     first, second = (json.loads(output.splitlines()[-1]) for output in found)
     assert first == second
     assert first["memory"] == 78 and first["ended"] == 500 and first["measured"] == 3 * 8
+    assert first["compiled"] == [False, True]
     assert first["locked"] == f"output = {str(tmp_path)!r}: another program is at work in it"
     assert first["saved"]["latest"] == [1, 1, 1, 4] and first["saved"]["restored"] == [4, 32]
     assert [told.partition(" in ")[0] for told in first["saved"]["told"]] == [
@@ -243,7 +246,7 @@ def slurm(tasks, nodes, gpus=None, visible=None):
 def joined(monkeypatch, environment, *argv):
     """What `jax.distributed.initialize` is told there; None where nobody is to be joined."""
     for name in {*os.environ}:
-        if name.startswith(("JAX_", "SLURM_", "TPU_", "CUDA_")):
+        if name.startswith(("JAX_", "SLURM_", "TPU_", "CUDA_", "MEGASCALE_")):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -265,6 +268,7 @@ def joined(monkeypatch, environment, *argv):
         ({"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}, FOUND, AS_GIVEN),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, (), None),
         ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, (), {}),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, (), {}),
         ({}, ("--distributed",), {}),
         (slurm(1, 1, 8, EIGHT), (), None),
         (slurm(1, 1, 8, EIGHT), ("--distributed",), {"local_device_ids": []}),

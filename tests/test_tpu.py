@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
+from jax.experimental import topologies
 from small_world import arguments, fields
 
 import train
@@ -16,6 +17,7 @@ from benchmarks import tpu
 from fairjax import parallel
 from fairjax.config import Experiment
 from fairjax.models.functional import num_params
+from fairjax.program import UserError
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
@@ -80,6 +82,29 @@ def test_the_memory_of_a_device_that_is_not_there_is_known(topology, devices, gi
 
 def test_what_shares_memory_with_everything_has_no_limit():
     assert parallel.memory_left(parallel.mesh(1)) is None
+
+
+def test_devices_that_do_not_say_what_memory_they_have_are_one_line(monkeypatch):
+    """As GPUs with XLA_PYTHON_CLIENT_ALLOCATOR=platform."""
+    silent = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
+    monkeypatch.setattr(jax, "devices", lambda: [silent])
+    mesh = SimpleNamespace(devices=np.array([silent]), local_devices=[silent])
+    with pytest.raises(UserError, match=r"ALLOCATOR=platform: say training\.microbatch and evaluation\.batch_size$"):
+        parallel.memory_left(mesh)
+
+
+@compiles
+def test_several_slices_are_one_row(monkeypatch):
+    """Each of them in one piece; what crosses them crosses once."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4", num_slices=2).devices
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    mesh = parallel.mesh()
+    assert [device.slice_index for device in mesh.devices] == [0] * 16 + [1] * 16
+    everywhere = parallel.spread(
+        lambda x: jax.lax.pmean(x.sum(), parallel.AXIS), mesh, parallel.SPREAD, parallel.REPLICATED
+    )
+    x = parallel.shapes(jax.ShapeDtypeStruct((32, 128), np.float32), mesh, parallel.SPREAD)
+    assert tpu.collectives(everywhere.lower(x).compile().as_text())
 
 
 @pytest.fixture

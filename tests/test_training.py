@@ -113,6 +113,22 @@ def test_what_was_compiled_to_fit_a_memory_is_what_runs(small_world, monkeypatch
     np.testing.assert_allclose(other, one, atol=1e-6)
 
 
+def test_what_is_on_a_device_already_is_known(on):
+    """And what is not: bfloat16 is another copy. Else memory would be thought short that is not."""
+    for case in (on(2), finetuning_in(on(2).config, "bfloat16")):
+        first = lambda tree: [leaf.addressable_data(0) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+        before = {leaf.unsafe_buffer_pointer() for leaf in first((case.pipeline.params, case.judges.params))}
+        shared = [leaf.nbytes for leaf in first(case._frozen) if leaf.unsafe_buffer_pointer() in before]
+        assert case._there() == sum(shared) > 0
+
+
+def finetuning_in(config, precision):
+    """The same, of the text encoder alone, in a precision."""
+    training = config.training.model_copy(update={"precision": precision})
+    adapter = config.adapter.model_copy(update={"kinds": ("text_encoder",)})
+    return Finetuning(config.model_copy(update={"training": training, "adapter": adapter}), parallel.mesh(1))
+
+
 @pytest.fixture(scope="module")
 def trained(on):
     """A number of devices -> the state after three steps on so many."""

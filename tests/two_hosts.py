@@ -107,12 +107,23 @@ def measured(batches=4):
     return sum(told)
 
 
+def compiled(folder):
+    """Whether what is compiled is kept, where each host has a folder of its own for it, and where all have one."""
+    kept = []
+    for place in (folder / str(jax.process_index()), folder / "common"):
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        parallel.share_compiled()
+        kept.append(jax.config.jax_enable_compilation_cache)
+    return kept
+
+
 def main(port, process, folder):
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(f"localhost:{port}", 2, int(process), cluster_detection_method="deactivate")
     found = {
         "memory": memory(), "locked": locked(Path(folder)), "saved": saved(Path(folder) / "checkpoints"),
         "ended": ended(), "measured": measured(),
+        "compiled": compiled(Path(folder) / "compiled"),
     }  # fmt: skip
     print(json.dumps(found), flush=True)
 

@@ -98,6 +98,19 @@ def init(params: Params, rank: int, key: jax.Array, targets: Iterable[str], dtyp
     return {path: factors(path, kernel) for path, kernel in select(params, targets).items()}
 
 
+def compact(params: Params, targets: Iterable[str], dtype: Any) -> Params:
+    """The parameters in another type, but for the kernels of `targets`, and for what networks read in float32 anyway.
+
+    The latter are the scales and biases of norms: what has one axis.
+    """
+    kept = select(params, targets)
+
+    def smaller(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        return leaf if leaf.ndim == 1 or _module(path) in kept else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(smaller, params)
+
+
 def merge(params: Params, adapter: Adapter, scale: float | jax.Array = 1.0) -> Params:
     """The parameters with `scale * down @ up` added to each adapted kernel; differentiable in the adapter.
 

@@ -74,14 +74,16 @@ class Comparison:
         config: Experiment, folder: Path, errors: Mapping[str, np.ndarray] | None = None,
         networks: Networks = Networks(), nobody: Sequence[Prompt] = (),  # noqa: B008
     ):  # fmt: skip
-        self.pipeline, self.judge, self.params = pipeline, judge, params
+        mesh = parallel.mesh()
+        self.pipeline, self.judge, self.params = pipeline, judge, parallel.replicate(params, mesh)
         self.prompts, self.config, self.folder = prompts, config, folder
         self.attributes = judge.attributes
         self.scoring = Scoring(self.attributes, target.attributes)
         asked_for = [prompt.subject for prompt in prompts]
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
-        self.errors, self.networks, self.nobody = errors or {}, networks, nobody
+        placed = {name: (part, parallel.replicate(own, mesh)) for name, (part, own) in networks.semantics.items()}
+        self.errors, self.networks, self.nobody = errors or {}, networks._replace(semantics=placed), nobody
         self.studio, self.setting = Studio(pipeline, config.evaluation, folder), Setting.of(config)
         self.columns: dict[str, Column] = {}
         self.measured: dict[str, Measured] = {}

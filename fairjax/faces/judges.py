@@ -81,9 +81,10 @@ class Judge:
         """
         faces = self.locator.locate(params["locator"], images)
         told: dict[str, list[jax.Array]] = {}
-        for classifier, own in zip(self.classifiers, params["classifiers"], strict=True):
-            for name, logits in classifier.logits(own, self._seen(classifier, images, faces)).items():
-                told.setdefault(name, []).append(logits.astype(jnp.float32))
+        with jax.default_matmul_precision("float32"):  # what an accelerator measures is what a CPU does
+            for classifier, own in zip(self.classifiers, params["classifiers"], strict=True):
+                for name, logits in classifier.logits(own, self._seen(classifier, images, faces)).items():
+                    told.setdefault(name, []).append(logits.astype(jnp.float32))
         logits = {name: _together(several) for name, several in told.items()}
         recognised = logits.pop(RECOGNITION, None)
         if PRESENCE in logits:
@@ -171,7 +172,8 @@ class FaceEmbedding(NamedTuple):
             chips = geometry.align(images, faces.landmarks, self.image_size)
         else:
             chips = geometry.crop(images, faces.boxes, self.image_size)
-        return normalise(sum(self.network.apply(params, x) for x in (chips, chips[:, :, ::-1])))
+        with jax.default_matmul_precision("float32"):
+            return normalise(sum(self.network.apply(params, x) for x in (chips, chips[:, :, ::-1])))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

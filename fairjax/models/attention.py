@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from functools import partial
 from typing import Literal
 
@@ -15,6 +17,8 @@ _BLOCK = 512
 
 _LANES = 128
 """What the TPU computes on side by side: heads are padded to a multiple of it, lengths must be one."""
+
+_NEW = math.inf
 
 _LONG = 1024
 """From how many queries and keys on the TPU's kernel pays; their scores are what would fill the memory."""
@@ -35,14 +39,17 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: boo
     return by(kernel)(query, key, value, is_causal=is_causal)
 
 
-def choose(platform: str, kind: str, dtype: jnp.dtype, queries: int, keys: int, channels: int) -> Kernel:
-    """The kernel for a device of a platform ("cpu", "gpu", "tpu") and kind, and for heads of so many channels.
+def choose(
+    platform: str, kind: str, capability: float, dtype: jnp.dtype, queries: int, keys: int, channels: int
+) -> Kernel:  # fmt: skip
+    """The kernel for a device, as `device` tells of it, and for heads of so many channels.
 
-    cuDNN's takes 16-bit numbers and heads of up to 128 channels, in eights; the TPU's takes what its blocks divide.
+    cuDNN's is for Ampere (8.0) and newer; it takes 16-bit numbers and heads of up to 128 channels, in eights. The TPU's
+    takes what its blocks divide.
     """
-    compact = jnp.dtype(dtype).itemsize == 2
-    if platform == "gpu" and kind.startswith("NVIDIA") and compact and channels % 8 == 0 and channels <= 128:
-        return "cudnn"
+    if platform == "gpu" and kind.startswith("NVIDIA") and capability >= 8:
+        if jnp.dtype(dtype).itemsize == 2 and channels % 8 == 0 and channels <= 128:
+            return "cudnn"
     if platform == "tpu" and min(queries, keys) >= _LONG and queries % _LANES == keys % _LANES == 0:
         return "pallas"
     return "xla"
@@ -54,10 +61,22 @@ def by(kernel: Kernel):
     return own.get(kernel) or partial(jax.nn.dot_product_attention, implementation="xla")
 
 
-def device() -> tuple[str, str]:
-    """Platform and kind of what is compiled for, which need not be what is compiled on."""
-    there = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    return there.platform, there.device_kind
+def device() -> tuple[str, str, float]:
+    """Platform ("cpu", "gpu", "tpu"), kind, and of an NVIDIA GPU the compute capability, of what is compiled for.
+
+    Which need not be what is compiled on: what is not here does not tell its capability, and is taken for new.
+    """
+    there = jax.sharding.get_abstract_mesh().abstract_device
+    here = jax.devices()[0]
+    if there is None or there.device_kind == here.device_kind:
+        return here.platform, here.device_kind, _capability(here)
+    return there.platform, there.device_kind, _NEW
+
+
+def _capability(gpu: jax.Device) -> float:
+    """Infinite of what has none."""
+    told = getattr(gpu, "compute_capability", "")
+    return float(told) if re.fullmatch(r"\d+\.\d+", told) else _NEW
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:

@@ -112,13 +112,13 @@ class Finetuning:
         frozen = steps.Frozen(self._held(self.pipeline.params), self.judges.params, self._table)
         return parallel.replicate(frozen, self.mesh)
 
-    def place(self) -> None:
+    def place(self) -> steps.Frozen:
         """Puts what is frozen onto the devices, so that who asks later what memory is left has the right answer."""
-        jax.block_until_ready(self._frozen)
+        return jax.block_until_ready(self._frozen)
 
     def _held(self, params: dict[str, Params]) -> dict[str, Params]:
         """The pipeline's parameters, as the step holds them."""
-        return self.pipeline.compact(params, but=self.config.adapter.kinds)
+        return self.pipeline.compact(params, self.config.adapter.kinds)
 
     def _by_subject(self) -> dict[str, np.ndarray]:
         names = self.subjects.trained
@@ -172,7 +172,16 @@ class Finetuning:
             return None
         images = training.prompts_per_step * training.images_per_prompt // self.mesh.size
         sizes = [size for size in range(1, images + 1) if images % size == 0]
-        return memory.fitting(self._compile, sizes, parallel.memory_left(self.mesh), "a step")
+        left = parallel.memory_left(self.mesh)
+        limit = None if left is None else left + self._there()
+        return memory.fitting(self._compile, sizes, limit, "a step")
+
+    def _there(self) -> int:
+        """Bytes of what is frozen that are on a device already as the step holds them: it needs no others for these."""
+        have = (self.pipeline.params, self.judges.params)
+        holds = (jax.eval_shape(self._held, self.pipeline.params), self.judges.params)
+        pairs = zip(jax.tree.leaves(have), jax.tree.leaves(holds), strict=True)
+        return sum(leaf.nbytes for leaf, held in pairs if isinstance(leaf, jax.Array) and leaf.dtype == held.dtype)
 
     def lowered(self) -> jax.stages.Lowered:
         """The program of a step, to compile; the mesh may be of devices elsewhere."""

@@ -122,12 +122,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             f"training.microbatch: networks see {finetuning.microbatch} images of a device at a time, to fit its memory"
         )
         console.print(told, highlight=False)
-    folder, judges = Path(config.output), finetuning.judges
-    comparison = Comparison(
-        finetuning.pipeline, judge, params, finetuning.target,
-        finetuning.subjects.measuring(config.evaluation.subjects), config, folder, reading.errors(config.judges),
-        Networks(reading.by_name(config.judges, zip(judges.semantics, judges.params["semantics"], strict=True))),
-    )  # fmt: skip
+    folder, errors = Path(config.output), reading.errors(config.judges)
     parallel.wait_for_all("run folder checked")  # by all, before the first of them makes anything in it
     with parallel.alone(folder):
         with blame(f"output = {config.output!r}"):
@@ -139,7 +134,12 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             parallel.wait_for_all("checkpoint restored")
             if parallel.is_first():
                 files.write_text(folder / CONFIG, schema.dump(config))
-        finetuning.place()
+        placed = zip(finetuning.judges.semantics, finetuning.place().judges["semantics"], strict=True)
+        comparison = Comparison(
+            finetuning.pipeline, judge, params, finetuning.target,
+            finetuning.subjects.measuring(config.evaluation.subjects), config, folder, errors,
+            Networks(reading.by_name(config.judges, placed)),
+        )  # fmt: skip
         comparison.tell_at_once(console)
         with bars(console) as progress, checkpoints:
             comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
