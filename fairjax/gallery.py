@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,13 +32,20 @@ class Gallery(NamedTuple):
     prompts: Sequence[str]
     num: int  # of each prompt
 
-    def fill(self, pipeline: Pipeline, column: Column, setting: Setting, seed: int) -> int:
-        """Makes the images that are not there yet; returns how many those were."""
+    def fill(
+        self, pipeline: Pipeline, column: Column, setting: Setting, seed: int,
+        on_image: Callable[[int], None] = lambda images: None,
+    ) -> int:  # fmt: skip
+        """Makes the images that are not there yet; returns how many those were.
+
+        `on_image` is told how many are there.
+        """
         made_by = {"model": pipeline.digest, "adapter": column.digest, "seed": seed} | setting._asdict()
         rows = list(np.ndindex(len(self.prompts), self.num))
         labels = [json.dumps(made_by | {"row": row, "prompt": self.prompts[row[0]]}) for row in rows]
         paths = [self.path(column, *row) for row in rows]
         missing = [number for number, path in enumerate(paths) if not _is_kept(path, labels[number])]
+        on_image(len(rows) - len(missing))
         if not missing:
             return 0
         drawn = pipeline.draw(
@@ -47,6 +54,7 @@ class Gallery(NamedTuple):
         )  # fmt: skip
         for number, image in zip(missing, itertools.chain.from_iterable(drawn), strict=True):
             _keep(paths[number], labels[number], image)
+            on_image(1)
         return len(missing)
 
     def path(self, column: Column, place: int, number: int) -> Path:

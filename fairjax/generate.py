@@ -41,11 +41,14 @@ def main(argv: list[str]) -> None:
     for prompt in options.prompts:
         if prompt != prompt.encode(errors="replace").decode():  # bytes that are no UTF-8
             raise UserError(f"{prompt!r} is not text")
+    from rich.console import Console
+
     from fairjax import parallel
     from fairjax.convert.bundles import load_adapter
     from fairjax.evaluation.columns import BASE, Column, Setting
     from fairjax.gallery import Gallery
     from fairjax.pipeline import Pipeline
+    from fairjax.progress import bars, counting
 
     parallel.prepare()
     run = run_of(options.adapter)
@@ -65,7 +68,13 @@ def main(argv: list[str]) -> None:
     guidance = options.guidance if options.guidance is not None or not run else config.training.guidance_scale
     setting = Setting(options.steps, pipeline.guidance_scale if guidance is None else guidance, options.solver)
     gallery = Gallery(options.output, options.prompts, options.num)
-    made = [gallery.fill(pipeline, column, setting, options.seed) for column in columns]
+    images = len(options.prompts) * options.num
+    with bars(Console(stderr=True)) as progress:
+        tells = [counting(progress, column.name, images) for column in columns]
+        made = [
+            gallery.fill(pipeline, column, setting, options.seed, tell)
+            for column, tell in zip(columns, tells, strict=True)
+        ]
     gallery.picture(columns)
     kept = len(columns) * len(options.prompts) * options.num - sum(made)
     print(f"wrote {sum(made)} images to {options.output}" + f", which had {kept} of them already" * bool(kept))

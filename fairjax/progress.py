@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_SECONDS = 30
+"""Between two lines."""
+
 
 def bars(console: Console) -> Progress:
     """A progress display in which every task has a `note`."""
@@ -24,6 +28,19 @@ def bars(console: Console) -> Progress:
 
 
 def counting(progress: Progress, name: str, total: int) -> Callable[[int], None]:
-    """A task that counts images; returns what to tell of each batch."""
+    """A task that counts images; returns what to tell of each batch.
+
+    Where there is no terminal to draw bars on, a line now and then says how far it is.
+    """
     task = progress.add_task(name, total=total, note="images")
-    return lambda images: progress.update(task, advance=images)
+    done, last = 0, time.monotonic()
+
+    def tell(images: int) -> None:
+        nonlocal done, last
+        done += images
+        progress.update(task, advance=images)
+        if not progress.console.is_terminal and time.monotonic() - last >= _SECONDS:
+            last = time.monotonic()
+            progress.console.print(f"{name} {done}/{total} images", highlight=False, markup=False)
+
+    return tell

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from running import full_disk
+from small_world import arguments
 from tensorboardX.proto.event_pb2 import Event
 
 import train as train_program
@@ -22,6 +23,7 @@ from fairjax.convert.bundles import load_adapter
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import Judge, check_agreement
 from fairjax.faces.located import FixedBox
+from fairjax.fairness import transport
 from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, occupations
@@ -289,3 +291,11 @@ def test_tensorboard_is_told_to_forget_the_steps_after_the_checkpoint(tmp_path):
     lines_after(tmp_path, "", 3)
     (restart,) = [event for event in events(tmp_path / "tensorboard") if event.HasField("session_log")]
     assert restart.step == 4 and restart.session_log.status == restart.session_log.START
+
+
+def test_more_joint_classes_than_can_be_aligned_are_told_at_once(small_world, tmp_path, mistake, monkeypatch):
+    monkeypatch.setattr(transport, "MAX_CLASSES", 7)
+    asked = [*arguments(small_world), "--target.attributes", "[gender, skin_tone]", "--output", tmp_path / "run"]
+    told = mistake(train_program.main, *asked)
+    assert "target.attributes = ['gender', 'skin_tone'] have 8 joint classes; at most 7 can be aligned" in told
+    assert not (tmp_path / "run").exists()

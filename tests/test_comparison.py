@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from fairjax.config import Experiment
-from fairjax.evaluation import grid, summary
+from fairjax.evaluation import data, grid, summary
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen
@@ -159,6 +159,7 @@ def test_the_images_are_a_dataset_with_what_was_predicted(comparison):
     comparison.keep_data()
     rows = datasets.load_dataset(str(comparison.folder / "data"), split="train", cache_dir=str(comparison.folder / "c"))
     assert len(rows) == 16 and set(rows["model"]) == {"before", "after"}
+    assert len(list((comparison.folder / "data").glob("*.parquet"))) == 2  # small sets are not in pieces
     row = next(r for r in rows if r["model"] == "after" and r["prompt"] == "a pilot" and r["number"] == 2)
     np.testing.assert_array_equal(np.asarray(row["image"]), images[1, 2])
     assert rows.features["gender"].int2str(row["gender"]) == "male" and row["gender_probs"] == [0, 1]
@@ -169,6 +170,7 @@ def test_the_images_are_a_dataset_with_what_was_predicted(comparison):
 def test_the_dataset_of_a_second_evaluation_holds_nothing_of_the_first(comparison, tmp_path, monkeypatch):
     """With fewer models and prompts: `load_dataset` reads every file that there is. Files of others stay."""
     images = np.zeros((2, 4, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(data, "_SHARD", 4)  # a prompt fills a file
     monkeypatch.setattr(comparison, "folder", tmp_path)
     for models, prompts in ((("before", "after", "asked: <even>"), 2), (("before", "after"), 1)):
         monkeypatch.setattr(comparison, "columns", {name: Column(name, {}) for name in models})

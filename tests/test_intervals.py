@@ -39,7 +39,7 @@ def test_a_bootstrap_interval_holds_the_expected_measurement_as_often_as_it_says
     held = 0
     for _ in range(draws):
         women = rng.binomial(48, rng.beta(2, 2, size=20))
-        interval = bootstrap(np.stack([women, 48 - women], 1), bias, rng, draws=400)
+        interval = bootstrap(np.stack([women, 48 - women], 1), rng, draws=400).interval(bias)
         assert interval.low < interval.value < interval.high
         held += interval.low <= expected <= interval.high
     assert held / draws == pytest.approx(0.95, abs=0.03)
@@ -57,17 +57,17 @@ def test_intervals_without_floors_hold_the_truth(varied):
     for _ in range(200):
         counts = rng.multinomial(32, rng.dirichlet(2 * np.ones(3), size=20) if varied else wished)
         for number, (statistic, told) in enumerate(about.items()):
-            interval = bootstrap(counts, statistic, rng, *told, images, draws=300)
+            interval = bootstrap(counts, rng, draws=300).interval(statistic, *told, images)
             held[number] += interval.low <= truth[number] <= interval.high
     assert (held / 200 >= 0.9).all(), held / 200
 
 
 def test_these_prompts_alone_are_surer_than_all_like_them():
     counts = np.array([[40, 8], [8, 40], [24, 24], [44, 4]])
-    both = [bootstrap(counts, bias, np.random.default_rng(0), prompts=prompts) for prompts in (True, False)]
+    both = [bootstrap(counts, np.random.default_rng(0), prompts=prompts).interval(bias) for prompts in (True, False)]
     widths = [interval.high - interval.low for interval in both]
     assert widths[1] < 0.7 * widths[0] and both[0].value == both[1].value == bias(counts / 48).mean()
-    empty = bootstrap(np.array([[0, 0], [5, 5]]), bias, np.random.default_rng(0))
+    empty = bootstrap(np.array([[0, 0], [5, 5]]), np.random.default_rng(0)).interval(bias)
     assert empty.value == 0  # the prompt without a face is left out
 
 

@@ -28,6 +28,10 @@ def test_bias_is_the_mean_difference_over_pairs_of_classes():
     assert bias(np.array([0.8, 0.2])) == pytest.approx(0.6)
     assert bias(np.array([1.0, 0, 0, 0])) == pytest.approx(0.5)
     assert bias(np.array([0.4, 0.3, 0.2, 0.1])) == pytest.approx((0.1 * 3 + 0.2 * 2 + 0.3) / 6)
+    many = np.random.default_rng(0).dirichlet(np.ones(7), size=(3, 2))
+    pairs = np.abs(many[..., :, None] - many[..., None, :])[..., *np.triu_indices(7, k=1)]
+    np.testing.assert_allclose(bias(many), pairs.mean(-1), rtol=1e-13)
+    assert np.isnan(bias(np.full(3, np.nan)))
 
 
 def test_frequencies_of_joint_cells_are_row_major():

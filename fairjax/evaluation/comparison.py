@@ -298,7 +298,7 @@ class Comparison:
         texts = [prompt.text for prompt in self.prompts]
         for name, column in self.columns.items():
             about, place = how | {"adapter": column.digest, "words": column.words}, 0
-            for images in self.studio.images(column, texts, self.setting, lambda images: None):
+            for images in data.by_file(self.studio.images(column, texts, self.setting, lambda images: None)):
                 rows, stem = slice(place, place + len(images)), f"{column.file_name}-{place:04d}"
                 seen = part(self.measured[name].seen, rows)
                 written += data.write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,18 @@ _SHARD = 512
 
 _NAMED = re.compile(r"[A-Za-z0-9_-]+-\d{4,}-\d{5}\.parquet")
 """Files of the dataset: a model, its first prompt's place, and which file it is of these prompts."""
+
+
+def by_file(made: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images [some, n, H, W, 3] of the next prompts, of as many together as fill a file at least."""
+    waiting: list[np.ndarray] = []
+    for images in made:
+        waiting.append(images)
+        if sum(part.shape[0] * part.shape[1] for part in waiting) >= _SHARD:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def write(

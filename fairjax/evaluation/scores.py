@@ -17,7 +17,7 @@ import numpy as np
 from fairjax.evaluation.measuring import Seen
 from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Attribute, cell_names, select
-from fairjax.fairness.intervals import Statistic, bootstrap, corrected_interval
+from fairjax.fairness.intervals import Resampled, Statistic, bootstrap, corrected_interval
 from fairjax.fairness.intervals import paired as pair_difference
 
 CONFIDENT = 0.8
@@ -130,30 +130,33 @@ def intervals(
     for names in scoring.counted():
         key = " x ".join(names)
         counts = np.array([scores[key]["counts"] for scores in prompts])
-        found[key] = _chance(counts, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], seed)
+        drawn = bootstrap(counts, np.random.default_rng(seed))
+        images = counts.sum(1, keepdims=True)
+        found[key] = _chance(drawn, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], images)
         if len(names) == 1:
-            found[key]["frequencies_interval"] = _share_intervals(scoring.cells(names), counts, seed)
+            found[key]["frequencies_interval"] = _share_intervals(scoring.cells(names), drawn)
         targets = [scoring.wished(names, row) for row in wished]
         if targets[0] is None:
             continue
         about = np.array(targets)
-        found[key] |= _chance(counts, metrics.total_variation, metrics.total_variation_without_floor, 1, seed, about)
+        without_floor = metrics.total_variation_without_floor
+        found[key] |= _chance(drawn, metrics.total_variation, without_floor, 1, images, about)
         infinite = int(((counts > 0) & (about == 0)).any(1).sum())
-        finite = np.zeros_like(counts) if infinite else counts
-        found[key] |= _chance(finite, metrics.divergence, metrics.divergence_without_floor, math.inf, seed, about)
+        finite = bootstrap(np.zeros_like(counts), np.random.default_rng(seed)) if infinite else drawn
+        found[key] |= _chance(finite, metrics.divergence, metrics.divergence_without_floor, math.inf, images, about)
         found[key] |= {"divergence_infinite": infinite} | ({"divergence": None} if infinite else {})
     return found
 
 
 def _chance(
-    counts: np.ndarray, measure: Statistic, without_floor: Statistic, most: float, seed: int, *about: np.ndarray
+    drawn: Resampled, measure: Statistic, without_floor: Statistic, most: float, images: np.ndarray, *about: np.ndarray
 ) -> dict[str, Any]:  # fmt: skip
     """The interval of a measure, and it without its floor, between 0 and `most`; None where there are no images."""
     name = measure.__name__
-    interval = bootstrap(counts, measure, np.random.default_rng(seed), *about)
+    interval = drawn.interval(measure, *about)
     if math.isnan(interval.value):
         return dict.fromkeys((f"{name}_interval", f"{name}_without_floor", f"{name}_without_floor_interval"))
-    without = bootstrap(counts, without_floor, np.random.default_rng(seed), *about, counts.sum(1, keepdims=True))
+    without = drawn.interval(without_floor, *about, images)
     value, low, high = np.clip(without, 0, most).tolist()
     return {
         f"{name}_interval": [interval.low, interval.high],
@@ -162,11 +165,11 @@ def _chance(
     }
 
 
-def _share_intervals(classes: Sequence[str], counts: np.ndarray, seed: int) -> dict[str, list[float] | None]:
+def _share_intervals(classes: Sequence[str], drawn: Resampled) -> dict[str, list[float] | None]:
     """By class, the interval of its share; None where there are no images."""
     found: dict[str, list[float] | None] = {}
     for place, name in enumerate(classes):
-        interval = bootstrap(counts, lambda shares, place=place: shares[..., place], np.random.default_rng(seed))
+        interval = drawn.interval(lambda shares, place=place: shares[..., place])
         ends = np.clip(interval[1:], 0, 1).tolist()
         found[name] = None if math.isnan(interval.value) else ends
     return found

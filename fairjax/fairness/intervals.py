@@ -36,36 +36,52 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def bootstrap(
-    counts: np.ndarray, statistic: Statistic, rng: np.random.Generator, *about: np.ndarray, draws: int = 2000,
-    level: float = 0.95, prompts: bool = True,
-) -> Interval:  # fmt: skip
-    """The mean over prompts of a statistic of their class shares, with a percentile interval (Efron, 1979).
+class Resampled(NamedTuple):
+    """Class shares of prompts, and those of prompts and images drawn anew from them (Efron, 1979): `bootstrap`.
 
-    Images are drawn anew within each prompt, and prompts among themselves. An absolute difference grows with the noise
-    that resampling adds to that which it has already: the percentiles are shifted so that the mean of the resampled
-    values is the measured one.
+    Of p prompts, K classes; n of the prompts show any.
+    """
+
+    shown: np.ndarray  # [p] bool, which show any; the others are left out
+    shares: np.ndarray  # [n, K]
+    which: np.ndarray  # [draws, n], the prompts that were drawn
+    again: np.ndarray  # [draws, n, K], their shares
+
+    def interval(self, statistic: Statistic, *about: np.ndarray, level: float = 0.95) -> Interval:
+        """The mean over prompts of a statistic of their class shares, with a percentile interval.
+
+        An absolute difference grows with the noise that resampling adds to that which it has already: the percentiles
+        are shifted so that the mean of the resampled values is the measured one.
+
+        Args:
+            about: arrays [p, k] that the statistic is given beside the shares, the targets of the prompts say.
+        """
+        if not self.shown.any():
+            return Interval(*[float("nan")] * 3)
+        told = [np.asarray(rows)[self.shown] for rows in about]
+        value = float(statistic(self.shares, *told).mean())
+        means = statistic(self.again, *(rows[self.which] for rows in told)).mean(1)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) + value - means.mean()
+        return Interval(value, float(low), float(high))
+
+
+def bootstrap(counts: np.ndarray, rng: np.random.Generator, draws: int = 2000, prompts: bool = True) -> Resampled:
+    """Draws images anew within each prompt, and prompts among themselves.
 
     Args:
-        counts: [p, K] int, images by class; prompts without any are left out.
-        about: arrays [p, k] that the statistic is given beside the shares, the targets of the prompts say.
+        counts: [p, K] int, images by class.
         prompts: whether these prompts stand for others like them; False speaks of these prompts alone.
     """
-    shown = np.asarray(counts).sum(1) > 0
-    if not shown.any():
-        return Interval(*[float("nan")] * 3)
-    counts, *about = (np.asarray(rows)[shown] for rows in (counts, *about))
-    totals = counts.sum(1)
+    counts = np.asarray(counts)
+    shown = counts.sum(1) > 0
+    counts = counts[shown]
+    totals, number = counts.sum(1), len(counts)
     shares = counts / totals[:, None]
-    value = float(statistic(shares, *about).mean())
-    number = len(counts)
-    which = (
-        rng.integers(number, size=(draws, number)) if prompts else np.broadcast_to(np.arange(number), (draws, number))
-    )
-    again = rng.multinomial(totals[which], shares[which]) / totals[which][..., None]
-    means = statistic(again, *(rows[which] for rows in about)).mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) + value - means.mean()
-    return Interval(value, float(low), float(high))
+    if not number:
+        return Resampled(shown, shares, *np.zeros((2, 0), int))
+    every = np.broadcast_to(np.arange(number), (draws, number))
+    which = rng.integers(number, size=(draws, number)) if prompts else every
+    return Resampled(shown, shares, which, rng.multinomial(totals[which], shares[which]) / totals[which][..., None])
 
 
 def paired(

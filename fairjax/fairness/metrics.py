@@ -35,8 +35,9 @@ def frequencies(predictions: Sequence[np.ndarray], sizes: Sequence[int]) -> np.n
 
 def bias(shares: np.ndarray) -> np.ndarray:
     """Mean absolute difference of `shares` [..., K] over pairs of classes [...]: 0 when uniform, at most 2 / K."""
-    first, second = np.triu_indices(shares.shape[-1], k=1)
-    return np.abs(shares[..., first] - shares[..., second]).mean(-1)
+    size = shares.shape[-1]
+    # of the shares in ascending order, each is added once for every one below it and subtracted for every one above
+    return np.sort(shares, axis=-1) @ (2.0 * np.arange(size) - size + 1) / (size * (size - 1) / 2)
 
 
 def total_variation(shares: np.ndarray, distribution: np.ndarray) -> np.ndarray:
@@ -123,11 +124,14 @@ def _distance(counts: np.ndarray, num_images: np.ndarray, wished: np.ndarray | f
     sizes = np.flatnonzero(np.bincount(num_images.ravel()))
     size = np.searchsorted(sizes, num_images)
     levels, level = np.unique(wished, return_inverse=True)
-    tables = np.zeros((len(sizes), len(levels), sizes[-1] + 1))
-    for row, images in enumerate(sizes):
-        for column, share in enumerate(levels):
-            tables[row, column, : images + 1] = _distances(int(images), float(share))
-    return tables[size, level.reshape(np.shape(wished)), counts]
+    level = level.reshape(np.shape(wished))
+    occurs = np.zeros((len(sizes), len(levels)), bool)  # of prompts with wishes of their own hardly any pair does
+    occurs[size, level] = True
+    tables = np.zeros((occurs.sum(), sizes[-1] + 1))
+    for table, (row, column) in zip(tables, np.argwhere(occurs), strict=True):
+        table[: sizes[row] + 1] = _distances(int(sizes[row]), float(levels[column]))
+    place = np.cumsum(occurs).reshape(occurs.shape) - 1
+    return tables[place[size, level], counts]
 
 
 _AVERAGED = 20

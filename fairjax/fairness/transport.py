@@ -26,7 +26,7 @@ from jax import lax
 # cycle on rounding. An edge that does not exist costs 2^30, more than the longest path of 32 classes.
 _LEVELS = 2**24
 _NO_EDGE = 2**30
-_MAX_CLASSES = 32
+MAX_CLASSES = 32
 
 # Count vectors solved in lockstep: enough to fill vector units, few enough that a hard one holds few up.
 _CHUNK = 256
@@ -68,8 +68,8 @@ def transport_sets(cost: jax.Array, counts: jax.Array, valid: jax.Array) -> jax.
 def _quantise(cost: jax.Array, valid: jax.Array) -> jax.Array:
     """The cost above each image's cheapest class (which leaves the optimum as it is), in [0, 2^24]."""
     num_classes = cost.shape[1]
-    if num_classes > _MAX_CLASSES:
-        raise ValueError(f"cost has {num_classes} classes; at most {_MAX_CLASSES} fit the integer arithmetic")
+    if num_classes > MAX_CLASSES:
+        raise ValueError(f"cost has {num_classes} classes; at most {MAX_CLASSES} fit the integer arithmetic")
     above = jnp.where(valid[:, None], cost - cost.min(axis=1, keepdims=True), 0).astype(jnp.float32)
     largest = above.max()
     return jnp.round(above * (_LEVELS / jnp.where(largest > 0, largest, 1))).astype(jnp.int32)

@@ -22,6 +22,7 @@ from fairjax.diffusion.solvers import WEIGHTINGS
 from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
+from fairjax.fairness import transport
 from fairjax.models.functional import Params
 from fairjax.pipeline import Pipeline, solver_table, to_uint8
 from fairjax.program import UserError
@@ -92,6 +93,12 @@ class Finetuning:
                 soft_prompt.check_count(self.config.adapter.num_tokens, self.pipeline.tokenizer.model_max_length)
             except ValueError as error:
                 raise ValueError(f"adapter.num_tokens: {error}") from None
+        cells = next(len(shares) for shares in self._distributions.values())
+        if cells > transport.MAX_CLASSES:
+            raise ValueError(
+                f"target.attributes = {list(self.target.attributes)} have {cells} joint classes; at most "
+                f"{transport.MAX_CLASSES} can be aligned: fewer attributes, or a classifier of fewer classes"
+            )
         training, devices = self.config.training, self.mesh.size
         validation = self.config.validation
         self.pipeline.check_steps(training.num_steps[1], "training.num_steps", training.solver)
