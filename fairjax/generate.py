@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     setting = Setting(options.steps, pipeline.guidance_scale if guidance is None else guidance, options.solver)
     gallery = Gallery(options.output, options.prompts, options.num)
     images = len(options.prompts) * options.num
-    with bars(Console(stderr=True)) as progress:
+    with bars(Console(stderr=True), transient=True) as progress:
         tells = [counting(progress, column.name, images) for column in columns]
         made = [
             gallery.fill(pipeline, column, setting, options.seed, tell)

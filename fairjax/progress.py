@@ -19,11 +19,15 @@ _SECONDS = 30
 """Between two lines."""
 
 
-def bars(console: Console) -> Progress:
-    """A progress display in which every task has a `note`."""
+def bars(console: Console, *, transient: bool = False) -> Progress:
+    """A progress display in which every task has a `note`.
+
+    A transient one is shown on a terminal alone, and goes when all is done.
+    """
     return Progress(
         TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=transient,
+        disable=transient and not console.is_terminal,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
+from fairjax import files
 from fairjax.convert.pickles import EMBEDDINGS
 from fairjax.faces import reading
 from fairjax.faces.geometry import MARGINS, crop, expand
@@ -69,6 +70,7 @@ def cut_out(
     """The face of each picture, uint8 [n, size, size, 3], and whether it has one, [n] bool.
 
     The faces are kept in `path` (.npy), from which they are read as they are needed: one of 224 pixels takes 150 kB.
+    Where an earlier call cut them all out, they are there, and nothing is done again.
 
     Args:
         tell: is told how many pictures each batch had.
@@ -83,6 +85,11 @@ def cut_out(
         faces = find.locator.locate(params, pixels)
         return to_uint8(cut(pixels, faces)), faces.has_face
 
+    done = path.with_name(f"{path.stem}-found.npy")  # written last
+    if done.is_file() and len(found := np.load(done)) == len(pictures):
+        tell(len(pictures))
+        return np.load(path, mmap_mode="r"), found
+    done.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     chips, found = None, np.zeros(len(pictures), bool)
     for start, stop, images in squares(pictures, find):
@@ -91,6 +98,10 @@ def cut_out(
             chips = np.lib.format.open_memmap(path, "w+", np.uint8, (len(pictures), *these.shape[1:]))
         chips[start:stop], found[start:stop] = these[: stop - start], has_face[: stop - start]
         tell(stop - start)
+    chips.flush()
+    with files.whole(done) as partial:
+        with partial.open("wb") as file:
+            np.save(file, found)
     return chips, found
 
 
