@@ -76,7 +76,7 @@ def _keep_compiled() -> None:
         usual |= {"jax_compilation_cache_dir": str(home), "jax_compilation_cache_max_size": _COMPILED_BYTES}
         _mend_compiled(home)
     for name, value in usual.items():
-        if name.upper() not in os.environ:
+        if not os.environ.get(name.upper()):
             jax.config.update(name, value)
 
 
@@ -87,22 +87,25 @@ def share_compiled() -> None:
     a program and the others do not: hosts share out what XLA tries to find the fastest kernels, and they would wait for
     its part (24 hours).
     """
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None or not has_others():
+    if not has_others():
         return
+    folder = jax.config.jax_compilation_cache_dir or ""
+    wanted, bucket = bool(folder) and jax.config.jax_enable_compilation_cache, "://" in folder
     jax.config.update("jax_enable_compilation_cache", False)  # also for what the hosts tell each other by
     with contextlib.ExitStack() as stack:
         token = None
-        if is_first():
+        if is_first() and wanted and not bucket:
             with contextlib.suppress(OSError):
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 token = stack.enter_context(tempfile.NamedTemporaryFile(prefix=".seen-by-all-", dir=folder)).name
         token = told_by_first(token and Path(token).name)
-        unseen = any_of_all(token is None or not (Path(folder) / token).exists())
-    if unseen and is_first():
+        seen = bucket or (token is not None and (Path(folder) / token).exists())
+        kept = not any_of_all(not (wanted and seen))
+    if wanted and not kept and is_first():
         told = "not every host sees the folder of what is compiled, so nothing is kept there: set "
         print(f"{told}JAX_COMPILATION_CACHE_DIR to one that all share", file=sys.stderr, flush=True)
-    jax.config.update("jax_enable_compilation_cache", not unseen)
+    jax.config.update("jax_enable_compilation_cache", kept)
+    jax.config.update("jax_compilation_cache_max_size", -1)  # with a limit, who waits long for the others finds nothing
     compilation_cache.reset_cache()  # it would stand by its first answer
 
 

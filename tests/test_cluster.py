@@ -156,7 +156,7 @@ def test_what_befalls_one_host_is_known_to_all(tmp_path):
     first, second = (json.loads(output.splitlines()[-1]) for output in found)
     assert first == second
     assert first["memory"] == 78 and first["ended"] == 500 and first["measured"] == 3 * 8
-    assert first["compiled"] == [False, True]
+    assert first["compiled"] == [False, True, True, False]
     assert first["locked"] == f"output = {str(tmp_path)!r}: another program is at work in it"
     assert first["saved"]["latest"] == [1, 1, 1, 4] and first["saved"]["restored"] == [4, 32]
     assert [told.partition(" in ")[0] for told in first["saved"]["told"]] == [

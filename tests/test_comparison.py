@@ -253,6 +253,18 @@ def test_prompts_that_are_not_kept_are_made_together_whatever_is_kept_between_th
     np.testing.assert_array_equal(everything(), again)
 
 
+def test_who_is_told_of_a_batch_finds_what_is_whole_kept(tmp_path):
+    """An evaluation that is asked to end does so there: nothing that was made is made again but a prompt's beginning."""
+    section = {"evaluation.images_per_prompt": 4, "evaluation.batch_size": 6}
+    studio = Studio(Painter(), load(Experiment, None, section).evaluation, tmp_path)
+    kept = []
+    studio_images = studio.images(
+        Column("before", {}), ["a", "b", "c"], Setting(3, 1.0, "ddim"),
+        lambda images: kept.append(len(list((tmp_path / "samples").glob("*.npz")))),
+    )  # fmt: skip
+    assert sum(map(len, studio_images)) == 3 and kept == [1, 3]
+
+
 @pytest.mark.faults("a damaged file of images", count=5)
 def test_damaged_images_are_made_again(comparison, tmp_path, capsys):
     """Whatever happened to a file: the evaluation goes on, says so, and measures what it would have."""

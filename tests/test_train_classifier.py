@@ -1,6 +1,7 @@
 """Training classifiers of faces on the user's own pictures: labels, faces, balance, and what is held out."""
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -213,6 +214,11 @@ def test_faces_are_cut_out_of_photographs_and_missing_ones_are_told(tmp_path, mo
     np.testing.assert_array_equal(again[0], images)
     np.testing.assert_array_equal(again[1], found)
     assert told == [4]
+    monkeypatch.undo()
+    turned = dataclasses.replace(trained, table=trained.table.select([3, 2, 1, 0]))  # others have other labels
+    assert chips.cut_out(turned, find, chips.cropped(find, 48), tmp_path / "work" / "train.npy")[1].tolist() == [
+        True, False, True, True
+    ]  # fmt: skip
 
 
 def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_path, monkeypatch):

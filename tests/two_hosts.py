@@ -108,10 +108,15 @@ def measured(batches=4):
 
 
 def compiled(folder):
-    """Whether what is compiled is kept, where each host has a folder of its own for it, and where all have one."""
+    """Whether what is compiled is kept: where each host has a folder of its own for it, where all have one, where that
+    is a bucket, and where the second host was told to keep nothing."""
     kept = []
-    for place in (folder / str(jax.process_index()), folder / "common"):
+    for place, wanted in (
+        (folder / str(jax.process_index()), True), (folder / "common", True), ("gs://bucket/compiled", True),
+        (folder / "common", parallel.is_first()),
+    ):  # fmt: skip
         jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_enable_compilation_cache", wanted)
         parallel.share_compiled()
         kept.append(jax.config.jax_enable_compilation_cache)
     return kept

@@ -123,13 +123,13 @@ class Studio:
         )  # fmt: skip
         waiting: list[np.ndarray] = []
         for batch in drawn:
-            on_batch(len(batch))
             waiting.append(batch)
             count = sum(map(len, waiting)) // each
             if count:
                 images = np.concatenate(waiting)
                 waiting = [images[count * each :]]
                 yield images[: count * each].reshape(count, each, *images.shape[1:])
+            on_batch(len(batch))  # which may end it: what is whole is kept by then
 
     def at_once(self, prompts: int, setting: Setting) -> int:
         """How many images of so many prompts are made at once."""

@@ -70,7 +70,7 @@ def cut_out(
     """The face of each picture, uint8 [n, size, size, 3], and whether it has one, [n] bool.
 
     The faces are kept in `path` (.npy), from which they are read as they are needed: one of 224 pixels takes 150 kB.
-    Where an earlier call cut them all out, they are there, and nothing is done again.
+    Where an earlier call cut out all of the same pictures, they are there, and nothing is done again.
 
     Args:
         tell: is told how many pictures each batch had.
@@ -85,11 +85,13 @@ def cut_out(
         faces = find.locator.locate(params, pixels)
         return to_uint8(cut(pixels, faces)), faces.has_face
 
-    done = path.with_name(f"{path.stem}-found.npy")  # written last
-    if done.is_file() and len(found := np.load(done)) == len(pictures):
-        tell(len(pictures))
-        return np.load(path, mmap_mode="r"), found
-    done.unlink(missing_ok=True)
+    done, of = path.with_name(f"{path.stem}-found.npz"), pictures.digest()
+    if done.is_file():  # written last
+        with np.load(done) as kept:
+            if str(kept["of"]) == of:
+                tell(len(pictures))
+                return np.load(path, mmap_mode="r"), kept["found"]
+        done.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     chips, found = None, np.zeros(len(pictures), bool)
     for start, stop, images in squares(pictures, find):
@@ -101,7 +103,7 @@ def cut_out(
     chips.flush()
     with files.whole(done) as partial:
         with partial.open("wb") as file:
-            np.save(file, found)
+            np.savez(file, found=found, of=of)
     return chips, found
 
 

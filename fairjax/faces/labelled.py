@@ -7,6 +7,7 @@ each, or else a folder for each class. FairFace's columns are known; for others,
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ class Labelled:
     def picture(self, number: int) -> Any:
         """As a `PIL.Image`."""
         return self.table[number][self.column]
+
+    def digest(self) -> str:
+        """SHA-256 of the pictures as they are stored, in their order."""
+        found = hashlib.sha256()
+        for row in self.table.select_columns(self.column).cast_column(self.column, datasets.Image(decode=False)):
+            stored = row[self.column]
+            here = stored["bytes"] is None and Path(stored["path"]).is_file()
+            known = Path(stored["path"]).read_bytes() if here else stored["bytes"] or stored["path"].encode()
+            found.update(hashlib.sha256(known).digest())
+        return found.hexdigest()
 
 
 def read(name: str, subset: str | None = None, mapping: Classes | None = None) -> tuple[Labelled, Labelled]:

@@ -37,7 +37,8 @@ def bias(shares: np.ndarray) -> np.ndarray:
     """Mean absolute difference of `shares` [..., K] over pairs of classes [...]: 0 when uniform, at most 2 / K."""
     size = shares.shape[-1]
     # of the shares in ascending order, each is added once for every one below it and subtracted for every one above
-    return np.sort(shares, axis=-1) @ (2.0 * np.arange(size) - size + 1) / (size * (size - 1) / 2)
+    total = np.sort(shares, axis=-1) @ (2.0 * np.arange(size) - size + 1)
+    return np.maximum(total, 0) / (size * (size - 1) / 2)  # rounding can bring even shares below 0
 
 
 def total_variation(shares: np.ndarray, distribution: np.ndarray) -> np.ndarray:

@@ -185,6 +185,8 @@ class Finetuning:
 
     def _there(self) -> int:
         """Bytes of what is frozen that are on a device already as the step holds them: it needs no others for these."""
+        if parallel.has_others():  # each host places its copy by way of its own memory
+            return 0
         have = (self.pipeline.params, self.judges.params)
         holds = (jax.eval_shape(self._held, self.pipeline.params), self.judges.params)
         pairs = zip(jax.tree.leaves(have), jax.tree.leaves(holds), strict=True)

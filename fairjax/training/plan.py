@@ -16,7 +16,7 @@ from fairjax.faces import reading
 from fairjax.faces.judges import check_agreement
 from fairjax.hub import NETWORK, PIPELINE, PORTRAITS, HubFiles, download_size, find, on_hub
 from fairjax.models.functional import num_params
-from fairjax.program import blame
+from fairjax.program import UserError, blame
 from fairjax.prompts import subjects
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.run import Resume, check, prepare
@@ -104,7 +104,9 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
     pipeline, judges = finetuning.pipeline.params, finetuning.judges.params
     networks = {name: num_params(tree) for name, tree in pipeline.items()}
     console.print("compiling the training step, to know its memory", highlight=False)
-    left = parallel.memory_left(finetuning.mesh)
+    left = None
+    with contextlib.suppress(UserError):  # of devices that do not say
+        left = parallel.memory_left(finetuning.mesh)
     of = f", of {_gib(left)}" if left else ""
     memory, prompts = finetuning.compiled().memory_analysis(), finetuning.prompts(0)
     return {
