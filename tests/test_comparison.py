@@ -254,7 +254,7 @@ def test_prompts_that_are_not_kept_are_made_together_whatever_is_kept_between_th
 
 
 def test_who_is_told_of_a_batch_finds_what_is_whole_kept(tmp_path):
-    """An evaluation that is asked to end does so there: of what was made, only the beginning of a prompt is made again."""
+    """What asks an evaluation to end there: of what was made, only the beginning of a prompt is made again."""
     section = {"evaluation.images_per_prompt": 4, "evaluation.batch_size": 6}
     studio = Studio(Painter(), load(Experiment, None, section).evaluation, tmp_path)
     kept = []
