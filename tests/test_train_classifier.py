@@ -222,7 +222,7 @@ def test_faces_are_cut_out_of_photographs_and_missing_ones_are_told(tmp_path, mo
 
 
 def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_path, monkeypatch):
-    """From 200 drawings, in 250 steps: on those held out better than guessing, and on disk as told."""
+    """From 200 drawings, in 500 steps: on those held out better than guessing, and on disk as told."""
     alone = parallel.mesh(1)  # for which is compiled faster than for eight
     monkeypatch.setattr(parallel, "mesh", lambda: alone)
     quiet = Console(quiet=True)
@@ -232,13 +232,13 @@ def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_p
         classifier_training.faces(name, pictures, find, 16, tmp_path, quiet)
         for name, pictures in (("train", trained), ("held_out", held_out))
     ]
-    plan = Fit(steps=250, batch_size=16, learning_rate=5e-3, ema=0.9, save_every=1_000)
+    plan = Fit(steps=500, batch_size=16, learning_rate=5e-3, ema=0.9, save_every=1_000)
     config = MobileNetV3Config(TINY, 32, 6, 8)
     matrices = classifier_training.train("classifier", tmp_path, *parts, config, plan, 0, 0.0, quiet)
     assert {name: matrix.sum() for name, matrix in matrices.items()} == {"gender": len(held_out)} | {
         "skin_tone": len(held_out)
     }
-    assert classifiers.recall(matrices["skin_tone"]).mean() > 0.4  # guessing finds 0.25; other seeds 0.43 to 0.56
+    assert classifiers.recall(matrices["skin_tone"]).mean() > 0.5
     told = json.loads((tmp_path / "classifier" / "held_out.json").read_text())
     assert told["skin_tone"]["rows_are_labels"] == matrices["skin_tone"].tolist()
     assert told["gender"]["classes"] == ["female", "male"]
