@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from running import full_disk
-from small_world import arguments
+from small_world import arguments, fields
 from tensorboardX.proto.event_pb2 import Event
 
 import train as train_program
@@ -291,6 +291,13 @@ def test_tensorboard_is_told_to_forget_the_steps_after_the_checkpoint(tmp_path):
     lines_after(tmp_path, "", 3)
     (restart,) = [event for event in events(tmp_path / "tensorboard") if event.HasField("session_log")]
     assert restart.step == 4 and restart.session_log.status == restart.session_log.START
+
+
+def test_a_network_that_is_named_twice_is_told_at_once(small_world, tmp_path, mistake):
+    (name,) = fields(small_world)["judges.semantics"]
+    asked = [*arguments(small_world), "--judges.semantics", f"[{name}, {name}]", "--output", tmp_path / "run"]
+    assert f"judges.semantics names {name} twice" in mistake(train_program.main, *asked)
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_joint_classes_than_can_be_aligned_are_told_at_once(small_world, tmp_path, mistake, monkeypatch):

@@ -55,6 +55,7 @@ def semantics_of(
     section: JudgesSection, dtype: str = "float32", *, weights: bool = True
 ) -> list[tuple[Semantics, Params]]:  # fmt: skip
     """The networks that say what an image means, with their parameters; raises as `judges`, and takes the same."""
+    called(section)  # each is named once, or else before hours of measuring
     return [_semantics(name, jnp.dtype(dtype), weights) for name in section.semantics]
 
 
