@@ -191,7 +191,7 @@ def memory_left(mesh: jax.sharding.Mesh) -> int | None:
     told = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" not in told:  # XLA_PYTHON_CLIENT_ALLOCATOR=platform
         problem = "the devices do not say how much memory they have, as with XLA_PYTHON_CLIENT_ALLOCATOR=platform"
-        raise UserError(f"{problem}: say training.microbatch and evaluation.batch_size")
+        raise UserError(f"{problem}: give training.microbatch and evaluation.batch_size")
     left = told["bytes_limit"] - told["bytes_in_use"]
     # in MiB: what hosts tell each other goes over devices, whose integers have 32 bits
     return left if jax.process_count() == 1 else int(_of_all(np.int32(left >> 20)).min()) << 20

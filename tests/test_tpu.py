@@ -89,7 +89,7 @@ def test_devices_that_do_not_say_what_memory_they_have_are_one_line(monkeypatch)
     silent = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
     monkeypatch.setattr(jax, "devices", lambda: [silent])
     mesh = SimpleNamespace(devices=np.array([silent]), local_devices=[silent])
-    with pytest.raises(UserError, match=r"ALLOCATOR=platform: say training\.microbatch and evaluation\.batch_size$"):
+    with pytest.raises(UserError, match=r"ALLOCATOR=platform: give training\.microbatch and evaluation\.batch_size$"):
         parallel.memory_left(mesh)
 
 
