@@ -146,8 +146,8 @@ def _distances(num_images: int, wished: float) -> np.ndarray:
     Any function of the count has some mean at each share p, whatever the shares of other prompts are. None has the mean
     |p - wished| at every p; this one has it where p is what is wished, and comes near it elsewhere. To |count / n -
     wished| it adds what makes the square of the error least, of a mean over prompts and averaged over shares near by:
-    the mean's own, and the noise. It is too low by .4 of the floor at worst (.5 for a class that is to be rare), where p
-    is the floor away.
+    the mean's own, and the noise. It is too low by .4 of the floor at worst (.5 for a class that is to be rare), where
+    p is the floor away.
     """
     counts = np.arange(num_images + 1)
     measured = np.abs(counts / max(num_images, 1) - wished)
