@@ -49,12 +49,21 @@ def launch(program, devices, *argv, cache=None):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+# What joins processes on CPUs tells of itself: a piece at a time from as many threads as there are devices, so that any
+# of its lines may begin in the middle of another
+GLOO = re.compile(r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. Expected number of connected peer ranks is : )*")
+
+
+def own(output):
+    """What our program printed."""
+    return "\n".join(line for line in output.splitlines() if not GLOO.fullmatch(line))
+
+
 def finish(processes):
     outputs = [process.communicate(timeout=300) for process in processes]
     errors = "\n\n".join(error[-3000:] for _, error in outputs)  # of all: where one ends, the others fail for it
     assert not any(process.returncode for process in processes), errors
-    gloo = "[Gloo]"  # what joins processes on CPUs tells of itself
-    return ["\n".join(line for line in output.splitlines() if not line.startswith(gloo)) for output, _ in outputs]
+    return [own(output) for output, _ in outputs]
 
 
 def on_two(program, *argv):
