@@ -260,7 +260,9 @@ class TorchStep:
 
     def loss(self, chosen: Choice, images: Tensor, seen: Seen, original: Tensor, before: Seen) -> Tensor:
         """The loss of each image [n] (section 4.1 and the appendix of the paper)."""
-        section, has_face = self.config.loss, self._on(seen.faces.has_face)
+        section, pulled = self.config.loss, seen.faces.has_face
+        if not section.face_untargeted:
+            pulled = pulled & np.any([label >= 0 for label in chosen.labels.values()], axis=0)
         fairness = sum(
             F.cross_entropy(seen.logits[name], self._on(label).long(), ignore_index=-1, reduction="none")
             for name, label in chosen.labels.items()
@@ -272,7 +274,7 @@ class TorchStep:
         pairs = zip(self._meaning(scaled), self._meaning(original), strict=True)
         change = sum(1 - F.cosine_similarity(ours.float(), theirs.float()) for ours, theirs in pairs)
         wished = self._wished(chosen, seen, before)
-        strangeness = torch.where(has_face, 1 - F.cosine_similarity(seen.identity, wished), 0)
+        strangeness = torch.where(self._on(pulled), 1 - F.cosine_similarity(seen.identity, wished), 0)
         return fairness + section.image * self._on(chosen.factor1) * change + section.face * strangeness
 
     def _meaning(self, images: Tensor) -> list[Tensor]:

@@ -263,6 +263,11 @@ class LossSection(Section):
         description="the real face that others are pulled to: the nearest of the target classes, where the bank says "
         "what its faces show; or the nearest of all, as in the paper",
     )
+    face_untargeted: bool = Field(
+        True,
+        description="whether faces of images without a target are pulled to real ones, too; in the authors' scripts "
+        "those for several attributes do so, those for one do not",
+    )
     default_factor: float = Field(0.6, ge=0, le=1, description="of attributes that the factors do not name")
 
 

@@ -51,7 +51,9 @@ def launch(program, devices, *argv, cache=None):
 
 # What joins processes on CPUs tells of itself: a piece at a time from as many threads as there are devices, so that any
 # of its lines may begin in the middle of another
-GLOO = re.compile(r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. Expected number of connected peer ranks is : )*")
+GLOO = re.compile(
+    r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. Expected number of connected peer ranks is : )*"
+)
 
 
 def own(output):

@@ -128,8 +128,12 @@ def small(small_world):
 
 @pytest.fixture(scope="module")
 def soft(small_world):
-    """The same with soft tokens in place of LoRA (experiment 2), and the nearest face of all, as in the paper."""
-    changes = {"adapter.kinds": ("soft_prompt",), "loss.bank_face": "nearest"}
+    """The same with soft tokens in place of LoRA (experiment 2), and as there the nearest face of all, for those alone
+    that have a target."""
+    changes = {
+        "adapter.kinds": ("soft_prompt",), "loss.bank_face": "nearest", "loss.face_untargeted": False,
+        "loss.threshold": 0.1,
+    }  # fmt: skip
     return in_a_world(fields(small_world) | changes, 0.1)
 
 
@@ -160,11 +164,12 @@ def in_a_world(models, by):
     )
 
 
-def test_the_step_takes_every_branch(photographs, small):
+def test_the_step_takes_every_branch(photographs, small, soft):
     """Otherwise the comparison below would say little."""
     for both, attributes in ((photographs.chosen, {0.6}), (small.chosen, set())):
         assert set(both.factor1) == {0.2, 1} | attributes and set(both.kept) == {True, False}, both
     assert set(photographs.chosen.factor2) >= {0.2, 0.3}, photographs.chosen
+    assert set(soft.chosen.labels["gender"]) == {-1, 0, 1}, soft.chosen  # of pictures that all show a face
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def realism_target(
     else a real face of the bank: the one nearest to the image's own, as in the paper; or, where the bank says what
     its faces show and the image has a target in every attribute, the one of the target classes that is nearest to
     the frozen image's face. That one stays the same while the image changes, and does not hold back the change that
-    is asked for. An image without a target keeps to the paper's: the frozen face would pull it back to what it was;
-    and so does one whose frozen image shows no face.
+    is asked for. An image without a target, if it is pulled at all (`loss.face_untargeted`), keeps to the paper's:
+    the frozen face would pull it back to what it was; and so does one whose frozen image shows no face.
 
     Args:
         embeddings, frozen_embeddings: [N, d], faces of the finetuned and of the frozen model's images.

@@ -219,7 +219,10 @@ class Step:
             [bank[name] for name in self.attributes] if known else None,
             labels, frozen_labels, [frozen_verdict.probs[name] for name in self.attributes], self.loss.confidence,
         )  # fmt: skip
-        return jnp.where(verdict.has_face, losses.cosine_distance(embeddings, wished), 0)
+        pulled = verdict.has_face
+        if not self.loss.face_untargeted:
+            pulled &= jnp.any(jnp.stack(labels) >= 0, axis=0)
+        return jnp.where(pulled, losses.cosine_distance(embeddings, wished), 0)
 
     def _in_chunks(self, network: Callable[..., Any], *shown: Any) -> Any:
         """What a network says of images, `microbatch` of them at a time."""
