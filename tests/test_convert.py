@@ -329,6 +329,12 @@ def test_of_an_uneven_target_the_card_has_the_distance(measured, tmp_path):
     assert "| gender: distance to the target | 0.05 | trained | 0.40 (0.20 to 0.50) | 0.12 (0.00 to 0.22) |" in card
     assert "the distance to it is what counts" in card
 
+    for name in list(results["before"]["trained"]["gender"]):  # as of images that show no face
+        results["before"]["trained"]["gender"][name] = None
+    (folder / "results.json").write_text(json.dumps(results))
+    card = converted(tmp_path / "none", folder)
+    assert "| gender: distance to the target | no faces | trained | no faces | 0.12 (0.00 to 0.22) |" in card
+
 
 def test_what_a_run_measured_is_said_of_its_adapter_on_its_model_alone(measured, tmp_path):
     folder, other = measured(KINDS["text encoder"]), measured(KINDS["unet"])
