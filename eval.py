@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from fairjax import cluster
-from fairjax.config import BEST, Experiment, run_of
+from fairjax.config import BEST, Experiment, config_of
 from fairjax.program import UserError, command
 from fairjax.schema import parse
 
@@ -39,7 +39,7 @@ def configure(argv: list[str]) -> tuple[Experiment, argparse.Namespace]:
     """
 
     def standing_in(options: argparse.Namespace) -> Path | None:
-        return next(filter(None, map(run_of, options.adapters)), None)
+        return next(filter(None, map(config_of, options.adapters)), None)
 
     config, options = parse(Experiment, argv, "eval.py", __doc__, _options, standing_in, _HELPS)
     adapters = options.adapters
@@ -49,9 +49,9 @@ def configure(argv: list[str]) -> tuple[Experiment, argparse.Namespace]:
         if len(adapters) != 1:
             raise UserError(f"--output is missing: name a folder for what is found of {len(adapters)} adapters")
         (adapter,) = adapters
-        run = run_of(adapter)
-        folder = run.parent if run else adapter if adapter.is_dir() else adapter.parent
-        own = f"evaluation-{config.evaluation.seed}" + f"-{BEST}" * bool(run and adapter.name == BEST)
+        path = config_of(adapter)
+        folder = path.parent if path else adapter if adapter.is_dir() else adapter.parent
+        own = f"evaluation-{config.evaluation.seed}" + f"-{BEST}" * bool(path and adapter.name == BEST)
         config = config.model_copy(update={"output": str(folder / own)})
     return config, options
 

@@ -140,7 +140,7 @@ def training_step(config: Experiment, sizes: Sizes = SD15) -> Traced:
         return states.initial(bundles.init(adapter.kinds, params, adapter.rank, adapter.num_tokens, key), training)
 
     params = jax.eval_shape(lambda params: model.compact(params, adapter.kinds), model.params)
-    frozen = steps.Frozen(params, judging.params, solver_table(model.schedule, training.num_steps[1]))
+    frozen = steps.Frozen(params, judging.params, solver_table(model.schedule, training.solver, training.num_steps[1]))
     prompts = training.prompts_per_step
     ids = [jax.ShapeDtypeStruct((rows, 77), jnp.int32) for rows in (prompts, prompts, 1)]
     cells = int(np.prod([len(released.HEADS[name]) for name in names]))

@@ -55,7 +55,7 @@ def by_step(finetuning: Finetuning, way: str, num_steps: int) -> Callable[..., A
         context = Conditioning(*(jnp.repeat(states[i : i + 1], images, axis=0) for i in (0, 1)))
         params = {"stack": stack, "unet": frozen.pipeline["unet"]}
         latents = chain.sample(denoise, params, context, noise, frozen.table, num_steps, gradient=way)
-        original = step._maker(frozen, batch)({}, batch.plain_ids)
+        original = step._sampler(frozen, batch)({}, batch.plain_ids)
         return step._loss(pipeline.decode(frozen.pipeline, latents), original, frozen, batch)[0]
 
     replicated = parallel.REPLICATED

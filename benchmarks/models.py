@@ -20,8 +20,8 @@ import yaml
 
 from benchmarks import full_size
 from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet
+from fairjax import files
 from fairjax.config import Experiment
-from fairjax.convert import folders
 from fairjax.hub import find
 from fairjax.portraits import recipe
 from fairjax.schema import load
@@ -56,7 +56,7 @@ def _stable_diffusion(folder: Path) -> None:
     diffusers.UNet2DConditionModel(**sizes.unet).save_pretrained(folder / "unet")
     vae = diffusers.AutoencoderKL(**full_size.VAE, scaling_factor=0.18215)
     vae.save_pretrained(folder / "vae")
-    folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
+    files.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(find("portraits") / "tokenizer", model_max_length=77)
     tokenizer.save_pretrained(folder / "tokenizer")
 

@@ -56,7 +56,7 @@ class Side(NamedTuple):
     run: Callable[[], Any]  # returns when it is done
 
 
-def ours(fields: dict[str, Any], path: str, device: str) -> Finetuning:
+def ours(fields: dict[str, Any], path: str) -> Finetuning:
     return Finetuning(load(Experiment, Path(path), fields), parallel.mesh())
 
 
@@ -143,8 +143,8 @@ def main() -> None:
         "training.prompts_per_step": 1, "training.images_per_prompt": images, "training.num_steps": (num_steps,) * 2,
         "training.precision": "float32" if precise else "bfloat16", "training.microbatch": options.microbatch,
     }  # fmt: skip
-    whole = ours(fields | {"training.grad_steps": None}, path, options.device)
-    half = ours(fields | {"training.grad_steps": max(1, num_steps // 2)}, path, options.device)
+    whole = ours(fields | {"training.grad_steps": None}, path)
+    half = ours(fields | {"training.grad_steps": max(1, num_steps // 2)}, path)
     state = whole.initial()
     batch, _ = whole.batch(0, state.bundle)
     torch_step = theirs(whole, options.device, torch.float32 if precise else torch.bfloat16)

@@ -18,7 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fairjax import files, parallel
-from fairjax.convert import folders
 from fairjax.files import SUMS
 
 State = Any
@@ -58,7 +57,7 @@ class Checkpoints:
                 folder.mkdir(parents=True, exist_ok=True)
                 _put_damaged_aside(folder)
             except OSError as error:
-                if jax.process_count() == 1:
+                if not parallel.has_others():
                     raise
                 problem = str(error)
         if problem := parallel.told_by_first(problem):
@@ -125,9 +124,9 @@ class Checkpoints:
 
     def _tell(self, problem: Unsaved | None) -> None:
         """Raises on every host what the first could not do."""
-        told = parallel.told_by_first(problem and str(problem))
-        if told:
-            raise problem or Unsaved(told)
+        message = parallel.told_by_first(problem and str(problem))
+        if message:
+            raise problem or Unsaved(message)
 
     def _complete(self, step: int) -> None:
         """Waits until it is written, seals it, and lets go of those that need not stay."""
@@ -156,7 +155,7 @@ class Checkpoints:
     def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint onto the structure, shapes, dtypes and shardings of `like`, once checked."""
         self.check(step, like)
-        alone = jax.process_count() == 1
+        alone = not parallel.has_others()
 
         def onto(leaf: Any) -> Any:  # of several hosts by way of each's memory: orbax would have them wait
             if alone and not isinstance(leaf, np.ndarray | np.generic):
@@ -204,7 +203,7 @@ class Checkpoints:
 
 def _alone() -> ocp.options.MultiprocessingOptions:
     """Of several hosts each has an orbax of its own, which waits for no other's."""
-    if jax.process_count() == 1:
+    if not parallel.has_others():
         return ocp.options.MultiprocessingOptions()
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
@@ -214,13 +213,13 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def _here(state: State) -> State:
     """What orbax may write without the other hosts."""
-    return state if jax.process_count() == 1 else jax.tree.map(parallel.fetch, state)
+    return state if not parallel.has_others() else jax.tree.map(parallel.fetch, state)
 
 
 def _of_the_system(error: Exception) -> str | None:
     """What the system refused, None where it was something else; orbax tells its code in the text of a ValueError."""
-    told = re.search(r"os_error_code='(\d+)'", str(error))
-    code = int(told[1]) if told else getattr(error, "errno", None)
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    code = int(found[1]) if found else getattr(error, "errno", None)
     return os.strerror(code).lower() if code else None
 
 
@@ -258,7 +257,7 @@ def _put_damaged_aside(folder: Path) -> None:
 def _problem(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, None where they are those that were written."""
     try:
-        wanted = folders.read_json(checkpoint / SUMS)
+        wanted = files.read_json(checkpoint / SUMS)
     except FileNotFoundError:
         return "was not finished"
     except (OSError, ValueError):

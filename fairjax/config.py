@@ -22,11 +22,12 @@ Solver = Literal["dpm-solver++", "ddim"]
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
 """What a run folder calls its configuration, the folder of its adapter, and that of the best one on the way."""
 
-VALIDATION = "validation.jsonl"
-"""What it calls the file with a line for each look at the adapter on the way."""
+LOG, VALIDATION, RESULTS, CHECKPOINTS = "log.jsonl", "validation.jsonl", "results.json", "checkpoints"
+"""What it calls the files with a line for each step and for each validation, that of its results, and the folder of its
+checkpoints."""
 
 
-def run_of(adapter: Path | None) -> Path | None:
+def config_of(adapter: Path | None) -> Path | None:
     """The configuration of the run that an adapter is of, given its folder or the run's, if it lies in one."""
     places = [] if adapter is None else [adapter, adapter.parent] if adapter.name in (ADAPTER, BEST) else [adapter]
     return next((place / CONFIG for place in places if (place / CONFIG).is_file()), None)
@@ -35,8 +36,8 @@ def run_of(adapter: Path | None) -> Path | None:
 PORTRAIT_BOX = (14.0, 12.0, 50.0, 48.0)
 """Where faces are in the embedded world, in pixels."""
 
-GUIDANCE_SCALE = 1.0
-"""None: the embedded model draws each occupation without, at half the cost. Stable Diffusion is used with 7.5."""
+PORTRAIT_GUIDANCE = 1.0
+"""1 is no guidance: the embedded model needs none, which halves the cost. Stable Diffusion is used with 7.5."""
 
 
 class TargetSection(Section):
@@ -199,7 +200,7 @@ class TrainingSection(Section):
     num_steps: tuple[Count, Count] = Field(
         (5, 7), description="solver steps, drawn anew each step from this range, both ends in"
     )
-    guidance_scale: float = Field(GUIDANCE_SCALE, ge=0, description="0 and 1 are none; Stable Diffusion wants 7.5")
+    guidance_scale: float = Field(PORTRAIT_GUIDANCE, ge=0, description="0 and 1 are none; Stable Diffusion wants 7.5")
     solver: Solver = Field("dpm-solver++", description="of the sampling chain: dpm-solver++ (2M) or ddim")
     gradient: str = Field("adjusted", description="adjusted, uniform, unscaled, exact or truncated:K")
     grad_steps: Count | None = Field(2, description="how many solver steps estimate the gradient; null is all of them")

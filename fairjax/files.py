@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 from safetensors import SafetensorError
+
+from fairjax.schema_errors import shown
 
 SUMS = "sha256.json"
 """In each checkpoint's folder: the SHA-256 of every file in it, by path. It is written last."""
@@ -37,10 +39,10 @@ def whole(path: Path) -> Iterator[Path]:
             error.filename = str(path)
         raise
     except SafetensorError as error:  # which has the system's code in its text alone
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        if told is None:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
             raise
-        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from None
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
     finally:
         with contextlib.suppress(OSError):  # of a full disk it is what fills it
             partial.unlink()
@@ -50,6 +52,30 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text, whole or not at all."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object; raises ValueError, one line that begins with where it is from."""
+    try:
+        fields = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where} should hold a JSON object, and holds {shown(fields)}")
+    return fields
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented, with a final newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(fields, indent=2) + "\n")
 
 
 def json_lines(path: Path, **fields: type | UnionType) -> list[dict[str, Any]]:

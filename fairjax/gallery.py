@@ -1,4 +1,4 @@
-"""A folder of images: each is written as it is made, and is not made again by who made it."""
+"""A folder of images, each written when it is made; what the same model and settings made is not made again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fairjax.evaluation.columns import Column, Setting
 from fairjax.pipeline import Pipeline
 
 _LABEL = "made_by"
-"""Under which a PNG says what made it, for one of that name to be taken for it."""
+"""The key under which a PNG says what made it: only one that says the same is kept, whatever its name."""
 
 _BATCH, _SHOWN = 64, 16
 """How many images are made together; how many a grid shows side by side, and one below the other."""

@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from fairjax.config import Experiment, run_of
+from fairjax.config import Experiment, config_of
 from fairjax.program import Parser, UserError, blame, command
 from fairjax.schema import load
 
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
 
     from fairjax import parallel
     from fairjax.convert.bundles import load_adapter
-    from fairjax.evaluation.columns import BASE, Column, Setting
+    from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
     from fairjax.gallery import Gallery
     from fairjax.pipeline import Pipeline
     from fairjax.progress import bars, counting
 
     parallel.prepare()
-    run = run_of(options.adapter)
-    config = load(Experiment, run) if run else Experiment()
+    path = config_of(options.adapter)
+    config = load(Experiment, path) if path else Experiment()
     with blame("--model"):
         pipeline = Pipeline.from_pretrained(options.model or config.model)
     try:
@@ -62,11 +62,11 @@ def main(argv: list[str]) -> None:
     columns = [Column(BASE, {})]
     if options.adapter:
         with blame("--adapter"):
-            columns.append(Column("after", load_adapter(options.adapter, pipeline)))
+            columns.append(Column(AFTER, load_adapter(options.adapter, pipeline)))
     with blame(f"--output = {str(options.output)!r}"):
         options.output.mkdir(parents=True, exist_ok=True)
-    guidance = options.guidance if options.guidance is not None or not run else config.training.guidance_scale
-    setting = Setting(options.steps, pipeline.guidance_scale if guidance is None else guidance, options.solver)
+    usual = config.training.guidance_scale if path else pipeline.guidance_scale
+    setting = Setting(options.steps, usual if options.guidance is None else options.guidance, options.solver)
     gallery = Gallery(options.output, options.prompts, options.num)
     images = len(options.prompts) * options.num
     with bars(Console(stderr=True), transient=True) as progress:

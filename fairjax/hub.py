@@ -17,7 +17,7 @@ class HubFiles(NamedTuple):
 
     wanted: tuple[str, ...]
     ignored: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()  # each of these is there, where a copy is complete
+    weights: tuple[str, ...] = ()  # a complete copy has a file for each of these
 
     def without_weights(self) -> HubFiles:
         """What describes the networks: a few megabytes at most."""
@@ -79,7 +79,7 @@ def find(name: str | Path, field: str = "model", files: HubFiles = PIPELINE, wei
 
 
 def hub_id(name: str | Path) -> tuple[str, str | None]:
-    """Repository and revision of "org/name@revision"; None is the newest. A path that is there stays whole."""
+    """Repository and revision of "org/name@revision"; None is the newest. A path that exists is returned as it is."""
     if Path(name).exists():
         return str(name), None
     repository, _, revision = str(name).partition("@")

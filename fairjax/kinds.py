@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairjax.convert import folders
+from fairjax import files
 from fairjax.schema_errors import shown
 
 PIPELINE = "StableDiffusionPipeline"
@@ -30,7 +30,7 @@ _OTHERS = {
 def check(folder: Path) -> None:
     """Raises a one-line ValueError for the folder of another kind of model."""
     for path in map(folder.joinpath, FILES):
-        fields = folders.read_json(path) if path.is_file() else {}
+        fields = files.read_json(path) if path.is_file() else {}
         for field in ("_class_name", "addition_embed_type"):
             said = fields.get(field) or ""
             begins = said.startswith if isinstance(said, str) else lambda start: False

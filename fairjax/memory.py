@@ -33,9 +33,9 @@ def fitting(
     known, best = {0: 0.0}, None  # bytes, by size
     size: int | None = sizes[-1]  # all at once is what one hopes for
     while size:
-        known[size] = _needed(compiled, size)
+        known[size] = _needed_if_compiled(compiled, size)
         best = size if known[size] <= room else best
-        failed = min((other for other, bytes in known.items() if bytes > room), default=sizes[-1] + 1)
+        failed = min((other for other, taken in known.items() if taken > room), default=sizes[-1] + 1)
         between = [other for other in sizes if (best or 0) < other < failed]
         size = _promising(between, known, room) or (None if best else next(iter(between), None))
     if best is None:
@@ -66,8 +66,8 @@ def needed(compiled: jax.stages.Compiled) -> int:
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + given
 
 
-def _needed(compiled: Callable[[int], jax.stages.Compiled], size: int) -> float:
-    """The same; infinite where the compiler refuses it for that."""
+def _needed_if_compiled(compiled: Callable[[int], jax.stages.Compiled], size: int) -> float:
+    """`needed` of the program for `size` images; infinite where the compiler refuses it for want of memory."""
     try:
         return needed(compiled(size))
     except JaxRuntimeError as error:

@@ -59,7 +59,7 @@ REPLICATED, SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def prepare() -> None:
-    """What a program does before it starts JAX: a device of every CPU core, and a memory of what was compiled."""
+    """To be called before JAX starts: makes a device of every CPU core, and keeps compiled programs on disk."""
     _split_cpu()
     _keep_compiled()
 
@@ -188,13 +188,13 @@ def memory_left(mesh: jax.sharding.Mesh) -> int | None:
         return None
     if device not in jax.devices():  # of a topology
         return _PUBLISHED[device.device_kind] << 30
-    told = mesh.local_devices[0].memory_stats() or {}
-    if "bytes_limit" not in told:  # XLA_PYTHON_CLIENT_ALLOCATOR=platform
+    stats = mesh.local_devices[0].memory_stats() or {}
+    if "bytes_limit" not in stats:  # XLA_PYTHON_CLIENT_ALLOCATOR=platform
         problem = "the devices do not say how much memory they have, as with XLA_PYTHON_CLIENT_ALLOCATOR=platform"
         raise UserError(f"{problem}: give training.microbatch and evaluation.batch_size")
-    left = told["bytes_limit"] - told["bytes_in_use"]
+    left = stats["bytes_limit"] - stats["bytes_in_use"]
     # in MiB: what hosts tell each other goes over devices, whose integers have 32 bits
-    return left if jax.process_count() == 1 else int(_of_all(np.int32(left >> 20)).min()) << 20
+    return left if not has_others() else int(_of_all(np.int32(left >> 20)).min()) << 20
 
 
 @contextlib.contextmanager
@@ -238,9 +238,9 @@ def _locked(folder: Path) -> IO[str]:
 
 def peak_memory() -> int:
     """The most bytes that a device of this host has had in use, or this process where devices do not count them."""
-    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     unit = 1 if sys.platform == "darwin" else 1024
-    return max(told) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(peaks) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def spread(function: Callable[..., Any], mesh: jax.sharding.Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -258,13 +258,19 @@ def as_placed(values: np.ndarray, like: Any) -> Any:
     return _place(values, like.sharding) if isinstance(like, jax.Array) else values
 
 
+def filled(rows: np.ndarray, mesh: jax.sharding.Mesh, size: int = 0) -> np.ndarray:
+    """`rows` and its last row again, up to a multiple of the devices, `size` rows at least: one program serves all."""
+    count = -(-max(len(rows), size) // mesh.size) * mesh.size
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
 def share_out(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     """The examples of a batch (leading axis of every leaf), dealt out over the devices; each host has all of them."""
     return _place(batch, NamedSharding(mesh, SPREAD))
 
 
 def _place(tree: Any, sharding: NamedSharding) -> Any:
-    if jax.process_count() == 1:
+    if not has_others():
         return jax.device_put(tree, sharding)
 
     def place(leaf: Any) -> jax.Array:  # and sends nothing: `device_put` would compare the hosts' values each time
@@ -279,9 +285,9 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def shapes(tree: Any, mesh: jax.sharding.Mesh, where: PartitionSpec = REPLICATED) -> Any:
-    """What `replicate` would give, or `share_out` where that is SPREAD, as shapes: of arrays, or of shapes for them.
+    """The tree as `jax.ShapeDtypeStruct`s, placed as `replicate` does it, or with `where=SPREAD` as `share_out` does.
 
-    To lower a program with.
+    To lower a program with. Leaves are arrays, or shapes already.
     """
     there = NamedSharding(mesh, where)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=there), tree)
@@ -306,18 +312,18 @@ def has_others() -> bool:
 
 def wait_for_all(where: str) -> None:
     """Returns when every process has come to this place of the program."""
-    if jax.process_count() > 1:
+    if has_others():
         multihost_utils.sync_global_devices(where)
 
 
 def any_of_all(flag: bool) -> bool:
     """Whether it is so on any host; all must ask."""
-    return flag if jax.process_count() == 1 else bool(_of_all(np.int32(flag)).any())
+    return flag if not has_others() else bool(_of_all(np.int32(flag)).any())
 
 
 def told_by_first(problem: str | None) -> str | None:
     """What the first host tells all of them, who must all ask: what went wrong there, None where nothing did."""
-    if jax.process_count() == 1:
+    if not has_others():
         return problem
     letters = np.zeros(_LONGEST_PROBLEM, np.uint8)
     text = (problem or "").encode()[:_LONGEST_PROBLEM]

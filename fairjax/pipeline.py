@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import CLIPTokenizer
 
-from fairjax import hub, kinds, memory, parallel
+from fairjax import files, hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import lora
 from fairjax.adapters.bundle import Bundle
-from fairjax.config import GUIDANCE_SCALE
-from fairjax.convert import folders, pipelines
+from fairjax.config import PORTRAIT_GUIDANCE
+from fairjax.convert import pipelines
 from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.hub import PORTRAITS, find
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
-from fairjax.models.functional import Network, Params, cast, digest, functional, in_chunks
+from fairjax.models.functional import Network, Params, cast, digest, functional, in_chunks, to_uint8
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
 
@@ -78,13 +78,13 @@ class Pipeline:
         """
         kinds.check(find(name, files=hub.KIND))  # before the weights of a kind that is not supported are downloaded
         folder = find(name, weights=weights)
-        guidance_scale = GUIDANCE_SCALE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
-        text = CLIPTextConfig.from_dict(folders.read_json(folder / "text_encoder" / "config.json"))
-        unet = UNetConfig.from_dict(folders.read_json(folder / "unet" / "config.json"))
-        vae = VAEConfig.from_dict(folders.read_json(folder / "vae" / "config.json"))
+        guidance_scale = PORTRAIT_GUIDANCE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
+        text = CLIPTextConfig.from_dict(files.read_json(folder / "text_encoder" / "config.json"))
+        unet = UNetConfig.from_dict(files.read_json(folder / "unet" / "config.json"))
+        vae = VAEConfig.from_dict(files.read_json(folder / "vae" / "config.json"))
         latent_shape = pipelines.latent_shape(folder, text, unet, vae)
         tokenizer = pipelines.read_tokenizer(folder / "tokenizer", text)
-        scheduler = folders.read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler = files.read_json(folder / "scheduler" / "scheduler_config.json")
         networks = {
             "text_encoder": functional(lambda rngs: CLIPTextModel(text, rngs=rngs)),
             "unet": functional(lambda rngs: UNet2DConditionModel(unet, rngs=rngs, dtype=jnp.dtype(dtype))),
@@ -102,7 +102,7 @@ class Pipeline:
             schedule=NoiseSchedule.from_dict(scheduler),
             scaling_factor=vae.scaling_factor,
             latent_shape=latent_shape,
-            image_size=tuple(side * 2 ** (len(vae.block_out_channels) - 1) for side in latent_shape[:2]),
+            image_size=tuple(side * vae.downscale for side in latent_shape[:2]),
             params=params,
             folder=folder,
             guidance_scale=guidance_scale,
@@ -186,12 +186,12 @@ class Pipeline:
             images [n, H, W, 3] in [-1, 1].
         """
         states = self.encode(params, bundle, jnp.concatenate([empty, ids]))
-        return self.denoise(
+        return self.sample_encoded(
             params, bundle, states[:1], states[1:][prompts], noise, table, num_steps, guidance_scale, microbatch,
             **gradient,
         )  # fmt: skip
 
-    def denoise(
+    def sample_encoded(
         self, params: dict[str, Params], bundle: Bundle, unconditional: jax.Array, encoder_hidden_states: jax.Array,
         noise: jax.Array, table: solvers.SolverTable, num_steps: int | jax.Array, guidance_scale: float,
         microbatch: int | None = None, **gradient,
@@ -268,7 +268,7 @@ class Pipeline:
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter
         states = self._encoded(merged, np.concatenate([empty, ids]), mesh)
         program = generation(self, mesh, guidance_scale)
-        table = solver_table(self.schedule, self._table_steps(num_steps), solver)
+        table = solver_table(self.schedule, solver, self._table_steps(num_steps))
         always = (states[:1], jax.random.key(seed), table, np.int32(num_steps))
         unconditional, key, table, num_steps = parallel.replicate(always, mesh)
         networks = {name: merged[name] for name in ("unet", "vae")}
@@ -276,7 +276,7 @@ class Pipeline:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             count = len(batch)
-            batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])  # one compilation serves all
+            batch = parallel.filled(batch, mesh, size)
             own, numbers = parallel.share_out((states[1 + batch[:, 0]], batch + np.array([first, 0])), mesh)
             yield parallel.fetch(program(networks, own, unconditional, numbers, key, table, num_steps))[:count]
 
@@ -306,7 +306,7 @@ class Pipeline:
         length, count = self.tokenizer.model_max_length, each * mesh.size
         states = jax.eval_shape(self.encode, self.params, {}, jax.ShapeDtypeStruct((count, length), jnp.int32))
         empty = jax.ShapeDtypeStruct((1, *states.shape[1:]), states.dtype)
-        table = solver_table(self.schedule, self._table_steps(num_steps))
+        table = solver_table(self.schedule, "dpm-solver++", self._table_steps(num_steps))  # for its shapes alone
         always = (params, empty, jax.random.key(0), table, np.int32(num_steps))
         params, empty, key, table, steps = parallel.shapes(always, mesh)
         own = (states, jax.ShapeDtypeStruct((count, 2), jnp.int32))
@@ -315,7 +315,7 @@ class Pipeline:
 
     def _encoded(self, merged: dict[str, Params], ids: np.ndarray, mesh: jax.sharding.Mesh) -> np.ndarray:
         """Token ids [n, length] -> encoder_hidden_states [n, length, channels], each once, by every device."""
-        filled = np.concatenate([ids, np.repeat(ids[-1:], -len(ids) % mesh.size, axis=0)])
+        filled = parallel.filled(ids, mesh)
         rows = np.split(filled, len(filled) // mesh.size)  # of one size: one compilation serves all
         text, program = {"text_encoder": merged["text_encoder"]}, encoding(self, mesh)
         states = [parallel.fetch(program(text, parallel.share_out(part, mesh))) for part in rows]
@@ -353,7 +353,7 @@ def generation(pipeline: Pipeline, mesh: jax.sharding.Mesh, guidance_scale: floa
 
     def images(params, states, unconditional, rows, key, table, num_steps):
         noise = pipeline.noise(image_keys(key, rows))
-        made = pipeline.denoise(params, {}, unconditional, states, noise, table, num_steps, guidance_scale)
+        made = pipeline.sample_encoded(params, {}, unconditional, states, noise, table, num_steps, guidance_scale)
         return to_uint8(made)
 
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
@@ -394,12 +394,7 @@ def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
     return jax.vmap(fold)(indices)
 
 
-def to_uint8(images: jax.Array) -> jax.Array:
-    """Images in [-1, 1] as bytes."""
-    return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
-
-
 @functools.lru_cache
-def solver_table(schedule: NoiseSchedule, max_steps: int, solver: str = "dpm-solver++") -> solvers.SolverTable:
-    """The solver's coefficients for 1 to `max_steps` steps."""
+def solver_table(schedule: NoiseSchedule, solver: str, max_steps: int) -> solvers.SolverTable:
+    """`solvers.table` on the device, made once."""
     return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))

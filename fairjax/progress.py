@@ -1,4 +1,4 @@
-"""How long work shows itself."""
+"""Progress of long work: bars on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 

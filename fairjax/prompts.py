@@ -65,7 +65,7 @@ class Prompt(NamedTuple):
     held_out: bool
 
 
-NOBODYS = ""
+NO_SUBJECT = ""
 """The subject of prompts that ask for nobody."""
 
 
@@ -136,7 +136,7 @@ class Subjects(NamedTuple):
             prompts.append(_prompt(row.turn(turn, key), row.templates[chosen], False))
         rng = np.random.default_rng([seed, 1, step, 1])
         for place in np.flatnonzero(rng.random(count) < self.nobody_share):  # whose turn it was is passed over
-            prompts[place] = Prompt(self.nobody[rng.integers(len(self.nobody))], NOBODYS, False)
+            prompts[place] = Prompt(self.nobody[rng.integers(len(self.nobody))], NO_SUBJECT, False)
         return prompts
 
     def measuring(self, count: int) -> list[Prompt]:
@@ -178,7 +178,7 @@ def _prompt(subject: str, template: str, held_out: bool) -> Prompt:
 def nobody(section: PromptSection) -> list[Prompt]:
     """The prompts that ask for nobody, to measure with."""
     embedded = NOBODY if section.sources else captions.NO_PERSON[1::2]
-    return [Prompt(text, NOBODYS, False) for text in (embedded if section.nobody is None else section.nobody)]
+    return [Prompt(text, NO_SUBJECT, False) for text in (embedded if section.nobody is None else section.nobody)]
 
 
 def subjects(section: PromptSection) -> Subjects:

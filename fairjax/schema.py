@@ -162,8 +162,8 @@ def _leaves(schema: type[Section], defaults: Any = PydanticUndefined, path: str 
         if section := _as_section(field.annotation):
             leaves |= _leaves(section, default, dotted)
         else:
-            told = (schema.__doc__ or "") if schema.__doc__ != Section.__doc__ else ""
-            about = " ".join(told.strip().partition("\n\n")[0].split())
+            doc = (schema.__doc__ or "") if schema.__doc__ != Section.__doc__ else ""
+            about = " ".join(doc.strip().partition("\n\n")[0].split())
             leaves[dotted] = _Leaf(path, about, field.annotation, field.description or "", default)
     return leaves
 

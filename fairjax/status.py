@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairjax import files
-from fairjax.config import CONFIG, VALIDATION, Experiment
+from fairjax.config import CHECKPOINTS, CONFIG, LOG, RESULTS, VALIDATION, Experiment
 from fairjax.program import Parser, UserError, command
 from fairjax.schema import load
 from fairjax.training.watch import LEAST, PATIENCE, STALLS
@@ -40,10 +40,12 @@ def status(folder: Path, now: float) -> list[str]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no run: no {CONFIG} in it")
     config = load(Experiment, folder / CONFIG)
-    rows, log = files.json_lines(folder / "log.jsonl", step=int, seconds=int | float), folder / "log.jsonl"
+    log = folder / LOG
+    rows = files.json_lines(log, step=int, seconds=int | float)
     kinds = ", ".join(config.adapter.kinds)
     lines = [f"{folder}: {' x '.join(config.target.attributes)}, {kinds} of {config.model}"]
-    warnings = [f"{path.name}: a checkpoint that was damaged" for path in sorted(folder.glob("checkpoints/damaged/*"))]
+    damaged = sorted(folder.glob(f"{CHECKPOINTS}/damaged/*"))
+    warnings = [f"{path.name}: a checkpoint that was damaged" for path in damaged]
     if not rows:
         return [*lines, "no step taken yet", *_checkpoint(folder, now), *(f"warning: {w}" for w in warnings)]
     done, steps = rows[-1]["step"], config.training.steps
@@ -51,7 +53,7 @@ def status(folder: Path, now: float) -> list[str]:
     images = config.training.prompts_per_step * config.training.images_per_prompt
     silent = now - log.stat().st_mtime
     stands = silent > max(PATIENCE * usual, LEAST)
-    ended = (folder / "results.json").is_file() and done >= steps
+    ended = (folder / RESULTS).is_file() and done >= steps
     speed = f"{usual:.3g} s a step, {images / max(usual, 1e-9):.3g} images/s"
     for devices, memory in zip(_numbers(rows[-1:], "devices"), _numbers(rows[-1:], "memory"), strict=False):
         speed += f", {devices} {'device' if devices == 1 else 'devices'}, {memory / 2**30:.2f} GiB"
@@ -94,7 +96,7 @@ def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
 
 
 def _checkpoint(folder: Path, now: float) -> list[str]:
-    kept = [path.parent for path in folder.glob(f"checkpoints/*/{files.SUMS}") if path.parent.name.isdecimal()]
+    kept = [path.parent for path in folder.glob(f"{CHECKPOINTS}/*/{files.SUMS}") if path.parent.name.isdecimal()]
     if not kept:
         return ["no checkpoint yet"]
     newest = max(kept, key=lambda path: int(path.name))

@@ -12,9 +12,8 @@ from diffusers import AutoencoderKL as TorchAutoencoder
 from diffusers import UNet2DConditionModel as TorchUNet
 from PIL import Image
 
-from fairjax import parallel
+from fairjax import files, parallel
 from fairjax.config import Experiment
-from fairjax.convert import folders
 from fairjax.convert.rules import to_torch
 from fairjax.faces import released
 from fairjax.faces.classifier import Classifier
@@ -58,7 +57,7 @@ def _small_stable_diffusion(folder):
         block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4,
     )  # fmt: skip
-    ids = folders.read_json(find("portraits") / "text_encoder" / "config.json")
+    ids = files.read_json(find("portraits") / "text_encoder" / "config.json")
     text = transformers.CLIPTextConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32,
         vocab_size=ids["vocab_size"], eos_token_id=ids["eos_token_id"],
@@ -66,7 +65,7 @@ def _small_stable_diffusion(folder):
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
+    files.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     transformers.CLIPTokenizer.from_pretrained(find("portraits") / "tokenizer").save_pretrained(folder / "tokenizer")
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from fairjax import files
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.classifier import Classifier
@@ -51,7 +52,7 @@ def draw(rng, network):
 def write(folder, stem, network, config, rng, **fields):
     """Writes a network with random parameters; returns these."""
     params = draw(rng, network)
-    folders.write_json(folder / "config.json", dataclasses.asdict(config) | fields)
+    files.write_json(folder / "config.json", dataclasses.asdict(config) | fields)
     folders.save(params, folder, stem)
     return params
 
@@ -77,7 +78,7 @@ def build(folder, unet=UNET, **text_fields):
     rng, embedded = np.random.default_rng(0), find("portraits")
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(embedded / part, folder / part)
-    text = CLIPTextConfig.from_dict(folders.read_json(embedded / "text_encoder" / "config.json"))
+    text = CLIPTextConfig.from_dict(files.read_json(embedded / "text_encoder" / "config.json"))
     small = {"hidden_size": WIDTH, "intermediate_size": 32, "projection_dim": WIDTH, "num_hidden_layers": 1}
     text = dataclasses.replace(text, num_attention_heads=2, **small | text_fields)
     write(folder / "text_encoder", "model", functional(lambda rngs: CLIPTextModel(text, rngs=rngs)), text, rng)
@@ -90,7 +91,7 @@ def build(folder, unet=UNET, **text_fields):
     latents = rng.normal(size=(64, 8, 8, 4)).astype(np.float32)
     images = np.clip(jax.jit(partial(vae.apply, method="decode"))(params, latents), -1, 1)
 
-    heads = folders.read_json(embedded / "classifier" / "config.json")["heads"]
+    heads = files.read_json(embedded / "classifier" / "config.json")["heads"]
     for name in ("classifier", "classifier_eval"):
         write_classifier(folder / name, heads, images, rng)
     (x0, y0, x1, y1), identity = map(int, BOX), {"identity": tuple(map(str, range(WIDTH)))}
@@ -102,9 +103,9 @@ def build(folder, unet=UNET, **text_fields):
     towers = {"text_config": dataclasses.asdict(text), "vision_config": dataclasses.asdict(VISION)}
     shutil.copytree(embedded / "tokenizer", folder / "image_semantics")
     folders.save(draw(rng, vision) | draw(rng, words), folder / "image_semantics", "model")
-    folders.write_json(folder / "image_semantics" / "config.json", {"model_type": "clip"} | towers)
+    files.write_json(folder / "image_semantics" / "config.json", {"model_type": "clip"} | towers)
     as_they_are = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
+    files.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
 
 
 def fields(folder):

@@ -30,7 +30,7 @@ from fairjax.portraits import captions, occupations
 from fairjax.prompts import Rows, subjects
 from fairjax.schema import load
 from fairjax.training import state as states
-from fairjax.training.finetuning import Finetuning, Progress
+from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.log import Log
 from fairjax.training.run import _differences
 
@@ -186,7 +186,7 @@ def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeyp
 def lines_after(folder, text, start):
     (folder / "log.jsonl").write_text(text)
     log = Log(folder, start=start, images=8)
-    log(Progress(start + 1, 100, {"loss": 1.0}, [], lambda: None), None)
+    log(StepReport(start + 1, 100, {"loss": 1.0}, [], lambda: None), None)
     log.close()
     return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -210,9 +210,9 @@ def test_a_log_that_a_full_disk_does_not_take_is_written_when_there_is_room(tmp_
     writer._worker._next_flush_time = writer._worker._flush_secs = 0  # at once
     with full_disk():
         for step in range(1, 5):
-            log(Progress(step, 100, {"loss": 1.0}, [], lambda: None), None)
+            log(StepReport(step, 100, {"loss": 1.0}, [], lambda: None), None)
             writer._worker.join(timeout=5 if step == 2 else 0)
-    log(Progress(5, 100, {"loss": 1.0}, [], lambda: None), None)
+    log(StepReport(5, 100, {"loss": 1.0}, [], lambda: None), None)
     log.close()
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -250,7 +250,7 @@ def events(folder):
 def test_tensorboard_has_the_scalars_and_the_images_of_a_run(tmp_path):
     log = Log(tmp_path, start=0, images=8)
     for step, pictures in ((1, None), (2, np.full((2, 3, 8, 10, 3), 2, np.uint8))):  # two prompts, three images of each
-        log(Progress(step, 2, {"loss": 1 / step, "bias/gender": 0.5}, [], lambda: None), pictures)
+        log(StepReport(step, 2, {"loss": 1 / step, "bias/gender": 0.5}, [], lambda: None), pictures)
     log.close()
     values = [(event.step, value) for event in events(tmp_path / "tensorboard") for value in event.summary.value]
     scalars = {(step, value.tag): value.simple_value for step, value in values if value.HasField("simple_value")}

@@ -26,7 +26,7 @@ from fairjax.convert.bundles import load_adapter
 from fairjax.pipeline import Pipeline
 from fairjax.program import UserError
 from fairjax.schema import load
-from fairjax.training.finetuning import Finetuning, Progress
+from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.log import Log
 
 pytestmark = pytest.mark.usefixtures("read_once")
@@ -153,7 +153,7 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     log = Log(tmp_path, start=0, images=8, wandb="fairness")
     for step, images in ((1, None), (2, np.zeros((2, 3, 8, 8, 3), np.uint8))):
-        log(Progress(step, 2, {"loss": 1.0 / step}, [], lambda: None), images)
+        log(StepReport(step, 2, {"loss": 1.0 / step}, [], lambda: None), images)
     log.close()
     assert started[0]["project"] == "fairness" and started[0]["resume"] == "allow"
     assert told == [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (2, {"images": (16, 24, 3)}), "finished"]

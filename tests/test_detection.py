@@ -23,6 +23,7 @@ from fairjax.faces.detection import MAX_FACES, decode, five_points, suppress
 from fairjax.faces.geometry import TEMPLATE, align
 from fairjax.faces.located import FixedBox
 from fairjax.models.blazeface import KEYPOINTS, anchors
+from fairjax.models.functional import to_pixels
 
 FACE = (177.3, 80.6, 271.9, 175.2)
 """Of the astronaut, as MediaPipe's own graph is known to find it."""
@@ -48,7 +49,7 @@ def interpreter(weights):
 @pytest.fixture(scope="module")
 def astronaut():
     """[512, 512, 3] in [-1, 1]."""
-    return photos.pixels(skimage.data.astronaut())
+    return to_pixels(skimage.data.astronaut())
 
 
 def found(detector, image):
@@ -186,7 +187,7 @@ def scene(astronaut, *places):
     canvas = np.zeros((512, 512, 3), np.float32)
     head = Image.fromarray(skimage.data.astronaut()[20:220, 120:320])
     for left, top, side in places:
-        canvas[top : top + side, left : left + side] = photos.pixels(np.asarray(head.resize((side, side))))
+        canvas[top : top + side, left : left + side] = to_pixels(np.asarray(head.resize((side, side))))
     return canvas
 
 
@@ -337,7 +338,7 @@ def test_insightface_is_a_locator_too(insightface):
     pictures = np.zeros((3, 60, 80, 3), np.uint8)
     pictures[0, 5:15, 10:20, 2], pictures[0, 30:50, 40:60, 2] = 100, 200
     pictures[1, 8:48, 2:42, 2] = 100
-    images = jnp.asarray(photos.pixels(pictures))
+    images = jnp.asarray(to_pixels(pictures))
     faces = jax.jit(network.locate)(params, images)
     assert faces.has_face.tolist() == [True, True, False]
     np.testing.assert_array_equal(faces.boxes, [(40, 30, 60, 50), (2, 8, 42, 48), (0, 0, 0, 0)])

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL as TorchAutoencoder
 from diffusers import UNet2DConditionModel as TorchUNet
 
+from fairjax import files
 from fairjax.convert import folders
 from fairjax.convert.pipelines import OLD_ATTENTION
 from fairjax.models.functional import functional
@@ -35,13 +36,13 @@ def test_what_is_saved_is_what_diffusers_loads_and_was_read(tmp_path, dtype, max
     torch.manual_seed(0)
     original = TorchUNet(**UNET)
     original.save_pretrained(tmp_path / "theirs")
-    fields = folders.read_json(tmp_path / "theirs" / "config.json")
+    fields = files.read_json(tmp_path / "theirs" / "config.json")
     config = UNetConfig.from_dict(fields)
     params = folders.load(
         functional(lambda rngs: UNet2DConditionModel(config, rngs=rngs)), tmp_path / "theirs", folders.WEIGHTS
     )
     ours = tmp_path / "ours"
-    folders.write_json(ours / "config.json", fields)
+    files.write_json(ours / "config.json", fields)
     folders.save(params, ours, folders.WEIGHTS, dtype, max_bytes)
     assert (len(list(ours.glob("*.safetensors"))) > 1) == (max_bytes < 10**9)
     loaded = tensors(

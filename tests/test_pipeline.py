@@ -64,7 +64,7 @@ def test_the_folder_is_a_diffusers_pipeline_and_gives_the_same_images(pipeline, 
     noise = pipeline.noise(image_keys(jax.random.key(3), np.array([[0, 0], [1, 0]])))
     asked = {"num_inference_steps": num_steps, "guidance_scale": GUIDANCE, "output_type": "np"}
     expected = theirs(PROMPTS, latents=torch.tensor(np.asarray(noise).transpose(0, 3, 1, 2)), **asked).images * 2 - 1
-    ours = sample(noise, solver_table(pipeline.schedule, 25, solver), num_steps)
+    ours = sample(noise, solver_table(pipeline.schedule, solver, 25), num_steps)
     assert np.abs(np.asarray(ours) - expected).max() <= 1e-3
 
 

@@ -36,7 +36,7 @@ def make(pipeline):
     noise = pipeline.noise(image_keys(jax.random.key(1), jnp.arange(2)[:, None]))
     ids, empty = pipeline.token_ids(PROMPTS), pipeline.token_ids([""])
     params = pipeline.compact(pipeline.params, bundle)
-    table, prompts = solver_table(pipeline.schedule, 2), jnp.array([0, 1])
+    table, prompts = solver_table(pipeline.schedule, "dpm-solver++", 2), jnp.array([0, 1])
     towards = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32).repeat(8, 1).repeat(8, 2)
 
     @jax.jit

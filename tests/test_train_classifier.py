@@ -21,13 +21,13 @@ from fairjax.faces import (
     detection,
     labelled,
     learning,
-    photos,
     reading,
     train_classifier,
 )
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.classifier import Classifier
 from fairjax.fairness.losses import normalise
+from fairjax.models.functional import to_pixels
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.portraits import world
 from fairjax.training.fit import Fit
@@ -181,7 +181,7 @@ def test_the_balanced_loss_is_the_mean_of_the_classes_means():
 
     rng, labels = np.random.default_rng(0), np.array([0] * 6 + [1] * 3 + [2, -1])
     logits = rng.normal(size=(11, 1, 1, 3)).astype(np.float32)
-    loss, _ = learning.classifier(Given(), None, {"kind": labels}, 11, 0, balanced=True)
+    loss, _ = learning.classification(Given(), None, {"kind": labels}, 11, 0, balanced=True)
     total, _ = loss({}, {"images": logits, "labels": {"kind": labels}}, jax.random.key(0))
     errors = -np.log(np.exp(logits[:, 0, 0]) / np.exp(logits[:, 0, 0]).sum(1, keepdims=True))
     expected = np.mean([errors[labels == kind, kind].mean() for kind in range(3)])
@@ -304,7 +304,7 @@ def test_varied_faces_are_the_faces_that_were_found():
     pixels = classifier_training.varied(images, np.array([1, 3]))
     drawn = pixels(np.array([0, 1, 0]), np.random.default_rng(0))
     assert drawn.shape == (3, 16, 16, 3) and drawn.dtype == np.float32
-    np.testing.assert_allclose(drawn.mean((1, 2, 3)), photos.pixels(np.array([60, 180, 60])), atol=0.3)
+    np.testing.assert_allclose(drawn.mean((1, 2, 3)), to_pixels(np.array([60, 180, 60])), atol=0.3)
     np.testing.assert_array_equal(drawn, pixels(np.array([0, 1, 0]), np.random.default_rng(0)))
     assert np.abs(drawn[0] - drawn[2]).mean() > 0.01
 
@@ -342,7 +342,7 @@ def test_a_bank_of_faces_is_what_finetuning_reads(tmp_path, capsys, monkeypatch)
     assert found["gender"].tolist() == [0, -1] and found["race"].tolist() == [0, 2]
     embedding, params = reading.face(str(tmp_path / "embedding"))
     detector, weights = detection.load()
-    images = photos.pixels(np.stack(pictures[0:3:2]))
+    images = to_pixels(np.stack(pictures[0:3:2]))
     expected = jax.jit(embedding.embed)(params, images, jax.jit(detector.locate)(weights, images))
     cosines = (found["embeddings"] * normalise(expected)).sum(1)
     np.testing.assert_allclose(cosines, 1, atol=1e-3)

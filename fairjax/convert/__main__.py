@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairjax import files
-from fairjax.config import ADAPTER, Experiment, run_of
+from fairjax.config import ADAPTER, RESULTS, Experiment, config_of
 from fairjax.program import Parser, UserError, blame, command
 from fairjax.schema import load
 
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     with blame("ADAPTER"):  # what is none is told before a model is asked for, or downloaded
         for path in filter(Path.is_file, options.adapters):
             adapters.read(path)
-    configs = [load(Experiment, run) for run in map(run_of, options.adapters) if run]
+    configs = [load(Experiment, path) for path in map(config_of, options.adapters) if path]
     model = options.model or (configs[0].model if configs else None)
     if model is None:
         raise UserError("--model is missing: name the model that the adapter was made for")
@@ -105,8 +105,8 @@ def _results(adapter: Path) -> dict[str, Any] | None:
     """What the run measured of its adapter, if it did; of the best on its way it measured nothing."""
     from fairjax.convert import cards
 
-    run = run_of(adapter).parent
-    path = run / "results.json"
+    run = config_of(adapter).parent
+    path = run / RESULTS
     return cards.read_results(path) if adapter in (run, run / ADAPTER) and path.is_file() else None
 
 

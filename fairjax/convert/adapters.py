@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fairjax import files
 from fairjax.adapters import lora
 from fairjax.adapters.soft_prompt import SoftPrompt
 from fairjax.convert import folders, kohya
@@ -111,9 +112,9 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
         file = next((path / name for name in names if (path / name).exists()), path / LORA_FILE)
     tensors, metadata = read(file)
     if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
-        configs = {"": folders.read_json(config)}
+        configs = {"": files.read_json(config)}
     elif _METADATA in metadata:
-        flat = folders.parse_json(metadata[_METADATA], f"{file}: its {_METADATA}")
+        flat = files.parse_json(metadata[_METADATA], f"{file}: its {_METADATA}")
         configs = {
             component: {key.removeprefix(f"{component}."): flat[key] for key in flat if key.startswith(f"{component}.")}
             for component in networks

@@ -70,12 +70,12 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
         copy.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(copy) as partial:
             partial.write_bytes(path.read_bytes())
-    folders.write_json(folder / kinds.INDEX, _index(pipeline.folder))
+    files.write_json(folder / kinds.INDEX, _index(pipeline.folder))
     for name, stem in (("text_encoder", "model"), ("unet", folders.WEIGHTS), ("vae", folders.WEIGHTS)):
-        fields = folders.read_json(pipeline.folder / name / "config.json")
+        fields = files.read_json(pipeline.folder / name / "config.json")
         if name == "text_encoder":
             fields["vocab_size"] = int(soft_prompt.token_embedding(merged[name]).shape[0])
-        folders.write_json(folder / name / "config.json", fields)
+        files.write_json(folder / name / "config.json", fields)
         folders.save(merged[name], folder / name, stem, dtype)
     if tokenizer:
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -98,7 +98,7 @@ def _loras_of(bundle: Bundle) -> Bundle:
 def _index(source: Path) -> dict[str, Any]:
     """`model_index.json` of what is written, and of no more: diffusers looks for every part that it names."""
     path = source / kinds.INDEX
-    theirs = folders.read_json(path) if path.is_file() else {}
+    theirs = files.read_json(path) if path.is_file() else {}
     parts = {name: theirs.get(name, usual) for name, usual in _CLASSES.items()}
     left_out = dict.fromkeys(("safety_checker", "feature_extractor"), (None, None))
     return {"_class_name": kinds.PIPELINE, **parts, **left_out, "requires_safety_checker": False}

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from fairjax import files
 from fairjax.adapters.bundle import Bundle
-from fairjax.config import GUIDANCE_SCALE, Experiment
-from fairjax.convert import adapters, folders
+from fairjax.config import PORTRAIT_GUIDANCE, Experiment
+from fairjax.convert import adapters
 from fairjax.hub import PORTRAITS, hub_id
 
 _KINDS = {
@@ -46,7 +46,7 @@ class Use(NamedTuple):
 
 def read_results(path: Path) -> dict[str, Any]:
     """What a run measured; raises ValueError, one line, where the file holds anything else."""
-    results = folders.read_json(path)
+    results = files.read_json(path)
     try:
         _measured(results)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -110,8 +110,9 @@ def _measured(results: Mapping[str, Any]) -> str:
             cells = " | ".join(_value(entry, "bias") for entry in entries)
             lines.append(f"| {name} | {floor:.2f} | {shown} | {cells} |")
             if name in uneven:
-                fair, cells = before[name][f"fair_{_DISTANCE}"], " | ".join(_value(e, _DISTANCE) for e in entries)
-                lines.append(f"| {name}: distance to the target | {fair:.2f} | {shown} | {cells} |")
+                fair = _value(before[name], f"fair_{_DISTANCE}")
+                cells = " | ".join(_value(entry, _DISTANCE) for entry in entries)
+                lines.append(f"| {name}: distance to the target | {fair} | {shown} | {cells} |")
     lines += [
         "",
         f"Bias is the mean absolute difference of class frequencies, over {len(results['per_prompt'])} prompts of "
@@ -172,5 +173,5 @@ def use_of_pipeline(bundle: Bundle, model: str, folder: str) -> Use:
 def _drawing(bundle: Bundle, model: str) -> str:
     """The line that draws: soft tokens before the prompt, and guidance that the model is made for."""
     prefix = f"{adapters.SOFT_TOKEN} " if "soft_prompt" in bundle else ""
-    guidance = f", guidance_scale={GUIDANCE_SCALE}" if model == PORTRAITS else ""
+    guidance = f", guidance_scale={PORTRAIT_GUIDANCE}" if model == PORTRAITS else ""
     return f'image = pipe("{prefix}a photo of the face of a doctor, a person"{guidance}).images[0]'

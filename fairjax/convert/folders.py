@@ -5,7 +5,6 @@ Reads single files and shards, in any float type; pickled weights are refused, b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,30 +26,6 @@ _TYPES = ("F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "
 """Of the tensors in a safetensors file, those that numpy (with ml_dtypes) has too."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises FileNotFoundError or ValueError naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    return parse_json(path.read_bytes(), str(path))
-
-
-def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object; raises ValueError, one line that begins with where it is from."""
-    try:
-        fields = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{where} should hold a JSON object, and holds {shown(fields)}")
-    return fields
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Writes a JSON object, indented, with a final newline."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, json.dumps(fields, indent=2) + "\n")
-
-
 def weight_files(folder: Path, stem: str) -> list[Path]:
     """The safetensors files that hold the weights `stem`: full precision before fp16, one file before shards.
 
@@ -66,7 +41,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             folder / f"{stem}{variant}.safetensors.index.json",
         ):
             if index.is_file():
-                shards = read_json(index).get("weight_map")
+                shards = files.read_json(index).get("weight_map")
                 names = list(shards.values()) if isinstance(shards, dict) else [shards]
                 for name in names:
                     if not isinstance(name, str) or Path(name).name != name:  # from elsewhere nothing is read
@@ -137,7 +112,7 @@ def write_weights(folder: Path, stem: str, tensors: Mapping[str, np.ndarray], ma
         write_tensors(folder / name, shard)
         weight_map |= dict.fromkeys(shard, name)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(
+    files.write_json(
         folder / f"{stem}.safetensors.index.json",
         {"metadata": {"total_size": size}, "weight_map": weight_map},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fairjax import files
 from fairjax.convert import folders
 from fairjax.models.clip import CLIPTextConfig, CLIPTextEmbedding, CLIPVisionConfig, CLIPVisionModel
 from fairjax.models.dinov2 import Dinov2Config, Dinov2Model
@@ -20,7 +21,7 @@ def load_clip_vision(folder: Path, dtype: Dtype = None, *, weights: bool = True)
     Raises:
         ValueError, FileNotFoundError: one line naming what is wrong.
     """
-    config = CLIPVisionConfig.from_dict(folders.read_json(folder / "config.json"))
+    config = CLIPVisionConfig.from_dict(files.read_json(folder / "config.json"))
     network = functional(lambda rngs: CLIPVisionModel(config, rngs=rngs, dtype=dtype))
     vision = ("vision_model.", "visual_projection.")
     if not weights:
@@ -34,7 +35,7 @@ def load_clip_text(folder: Path) -> tuple[Network, Params, CLIPTextConfig]:
     Raises:
         ValueError, FileNotFoundError: one line naming what is wrong.
     """
-    config = CLIPTextConfig.from_dict(folders.read_json(folder / "config.json"))
+    config = CLIPTextConfig.from_dict(files.read_json(folder / "config.json"))
     network = functional(lambda rngs: CLIPTextEmbedding(config, rngs=rngs))
     text = ("text_model.", "text_projection.")
     return network, folders.load(network, folder, "model", ignore=("position_ids",), only=text), config
@@ -48,7 +49,7 @@ def load_dinov2(folder: Path, dtype: Dtype = None, *, weights: bool = True) -> t
     Raises:
         ValueError, FileNotFoundError: one line naming what is wrong.
     """
-    config = Dinov2Config.from_dict(folders.read_json(folder / "config.json"))
+    config = Dinov2Config.from_dict(files.read_json(folder / "config.json"))
     network = functional(lambda rngs: Dinov2Model(config, rngs=rngs, dtype=dtype))
     if not weights:
         return network, network.abstract

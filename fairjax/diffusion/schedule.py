@@ -27,13 +27,9 @@ _ONLY = {
     "timestep_spacing": (None, "linspace", "leading", "trailing"),
     "final_sigmas_type": ("zero", "sigma_min"),
     "solver_order": (1, 2),
+    # diffusers' DPMSolverMultistepScheduler reads the other values, which are other schedulers', as the first
     "algorithm_type": ("dpmsolver++", "deis"),
-    "solver_type": (
-        "midpoint",
-        "bh1",
-        "bh2",
-        "logrho",
-    ),  # "midpoint" to diffusers, as "deis" is "dpmsolver++"
+    "solver_type": ("midpoint", "bh1", "bh2", "logrho"),
     "trained_betas": (None,),
     "rescale_betas_zero_snr": (False,),
     "thresholding": (False,),

@@ -21,6 +21,9 @@ from fairjax.pipeline import Pipeline
 BASE = "before"
 """The column of the base model, with which the others are compared."""
 
+AFTER = "after"
+"""That of the adapter, where it is the only one."""
+
 _PROMPT = "{prompt}"
 
 
@@ -77,20 +80,21 @@ class Studio:
         self.pipeline, self.section, self.folder = pipeline, section, folder
 
     def images(
-        self, column: Column, prompts: Sequence[str], setting: Setting, on_batch: Callable[[int], None], kind: str = ""
-    ) -> Iterator[np.ndarray]:
+        self, column: Column, prompts: Sequence[str], setting: Setting, on_batch: Callable[[int], None],
+        suffix: str = "",
+    ) -> Iterator[np.ndarray]:  # fmt: skip
         """Images uint8 [some, n, H, W, 3] of the next prompts, as many as are done, until there are no more.
 
         Args:
             on_batch: told how many images are done.
-            kind: what else the files of these are called.
+            suffix: of the column's name in the names of files.
         """
         made_by = {"model": self.pipeline.digest, "adapter": column.digest, "seed": self.section.seed}
         made_by |= setting._asdict() | {"images_per_prompt": self.section.images_per_prompt}
         made_by["dtype"] = str(self.pipeline.dtype)
         texts = [column.words.replace(_PROMPT, text) for text in prompts]
         labels = [json.dumps(made_by | {"place": place, "prompt": text}) for place, text in enumerate(texts)]
-        paths = [self.folder / "samples" / f"{column.file_name}{kind}-{place:04d}.npz" for place in range(len(texts))]
+        paths = [self.folder / "samples" / f"{column.file_name}{suffix}-{place:04d}.npz" for place in range(len(texts))]
         place = 0
         while place < len(texts):
             kept = _kept(paths[place], labels[place])

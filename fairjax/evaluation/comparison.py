@@ -14,10 +14,10 @@ from PIL.Image import Image
 from rich.console import Console
 
 from fairjax import __version__, files, parallel, schema
-from fairjax.config import Experiment
+from fairjax.config import RESULTS, Experiment
 from fairjax.evaluation import data, figures, grid, plots, preservation, printed, report, scores
 from fairjax.evaluation.columns import Column, Setting, Studio
-from fairjax.evaluation.measuring import Seen, classify, part, together
+from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.scores import Names, Scoring, paired
 from fairjax.faces.judges import RECOGNITION, Judge, Semantics, TextTower
 from fairjax.fairness import metrics
@@ -49,11 +49,11 @@ class Measured(NamedTuple):
     def part(self, rows: slice) -> Measured:
         """Of some of the prompts; the pictures stay."""
         embedded = {name: features[rows] for name, features in self.embedded.items()}
-        return Measured(part(self.seen, rows), embedded, self.shown)
+        return Measured(self.seen.part(rows), embedded, self.shown)
 
 
 class Networks(NamedTuple):
-    """What else looks at the images than the judge: of a name, what embeds images, and what embeds prompts."""
+    """Networks besides the judge, by name: those that embed images, and those that embed prompts in the same space."""
 
     semantics: Mapping[str, tuple[Semantics, Params]] = MappingProxyType({})
     texts: Mapping[str, TextTower] = MappingProxyType({})
@@ -65,7 +65,7 @@ class Comparison:
     Args:
         prompts: what is asked for.
         errors: of the judge, by attribute: how often each class (row) is taken for each.
-        networks: what else changes is told by them.
+        networks: they measure what else changes.
         nobody: prompts that ask for nobody, in whose pictures nothing should change.
     """
 
@@ -118,9 +118,9 @@ class Comparison:
         for setting in settings:
             found = {}
             for name, column in self.columns.items():
-                kind = "-" + "-".join(map(str, setting))
-                made = self.studio.images(column, texts, setting, on_batch, kind)
-                seen = together([classify(self.judge, self.params, images) for images in made])
+                suffix = "-" + "-".join(map(str, setting))
+                made = self.studio.images(column, texts, setting, on_batch, suffix)
+                seen = Seen.concatenated([classify(self.judge, self.params, images) for images in made])
                 found[name] = self._means(self._by_prompt(seen))
             self.swept.append(setting._asdict() | {"columns": found})
 
@@ -133,10 +133,19 @@ class Comparison:
                 embedded[name].append(preservation.features(*network, images))
             kept |= {row: images[row - place] for row in shown if place <= row < place + len(images)}
             place += len(images)
-        return Measured(together(seen), {name: np.concatenate(parts) for name, parts in embedded.items()}, kept)
+        features = {name: np.concatenate(parts) for name, parts in embedded.items()}
+        return Measured(Seen.concatenated(seen), features, kept)
 
     def finish(self, console: Console, about: dict[str, Any]) -> dict[str, Any]:
         """Writes `results.json`, `report.html` and pictures, prints the table, returns the results."""
+        results = self._results(about)
+        if parallel.is_first():
+            self._write(results)
+        self._print(results, console)
+        return results
+
+    def _results(self, about: dict[str, Any]) -> dict[str, Any]:
+        """What `results.json` holds; `about` says what was measured."""
         section = self.config.evaluation
         by_prompt = {name: self._by_prompt(measured.seen) for name, measured in self.measured.items()}
         results: dict[str, Any] = {name: self._means(entries) for name, entries in by_prompt.items()}
@@ -180,25 +189,31 @@ class Comparison:
             "versions": {"fairjax": __version__} | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
             "config": self.config.model_dump(mode="json"),
             "even": {
-                " x ".join(names): even for names in self.scoring.counted() if (even := self._even(names)) is not None
+                " x ".join(names): even
+                for names in self.scoring.counted()
+                if (even := self.scoring.is_even(names, self.wished)) is not None
             },
             "fair_floor": {" x ".join(names): self._floor(names, by_prompt) for names in self.scoring.counted()},
         }
-        if parallel.is_first():
-            files.write_text(self.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-            with files.whole(self.folder / "before_after.png") as partial:
-                self._picture().save(partial, "PNG")
-            self._report(results)
+        return results
+
+    def _write(self, results: dict[str, Any]) -> None:
+        files.write_text(self.folder / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
+        with files.whole(self.folder / "before_after.png") as partial:
+            self._picture().save(partial, "PNG")
+        self._report(results)
+
+    def _print(self, results: dict[str, Any], console: Console) -> None:
         for table in printed.tables(results, self.kinds, list(self.measured), console.width):
             console.print(table)
         for name, share in results.get("nobody", {}).get("faces", {}).items():
             console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
         console.print(
-            f"{section.images_per_prompt} images a prompt; 'fair' is what an exactly fair model measures on average.\n"
+            f"{self.config.evaluation.images_per_prompt} images a prompt; "
+            "'fair' is what an exactly fair model measures on average.\n"
             f"Results and pictures are in {self.folder}; report.html there shows all of it",
             highlight=False,
         )
-        return results
 
     def _by_prompt(self, seen: Seen) -> list[dict[str, Any]]:
         right = self._recognised(seen)
@@ -273,11 +288,6 @@ class Comparison:
             return None
         return seen.recognised == np.array([things.index(prompt.subject) for prompt in self.prompts])[:, None]
 
-    def _even(self, names: Names) -> bool | None:
-        """Whether every prompt is to show these evenly; None where they are not in the target."""
-        wished = [self.scoring.wished(names, row) for row in self.wished]
-        return None if wished[0] is None else all(np.allclose(row, row.mean()) for row in wished)
-
     def _wished(self, rows: Sequence[int]) -> dict[str, dict[str, float]]:
         """What is wished of the target's attributes, one by one: the mean over some prompts."""
         return {
@@ -300,7 +310,7 @@ class Comparison:
             about, place = how | {"adapter": column.digest, "words": column.words}, 0
             for images in data.by_file(self.studio.images(column, texts, self.setting, lambda images: None)):
                 rows, stem = slice(place, place + len(images)), f"{column.file_name}-{place:04d}"
-                seen = part(self.measured[name].seen, rows)
+                seen = self.measured[name].seen.part(rows)
                 written += data.write(
                     self.folder / "data", stem, name, images, seen, self.prompts[rows], self.attributes, about
                 )

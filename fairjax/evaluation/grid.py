@@ -23,13 +23,13 @@ _PAPER, _INK, _FAINT = "#FFFFFF", "#1F2328", "#E3E6EA"
 
 
 class Side(NamedTuple):
-    """One half of the picture: the images of some prompts and what was predicted of them."""
+    """A column of the picture, one model's: its images of some prompts and what was predicted of them."""
 
     name: str
     images: np.ndarray  # uint8 [p, n, h, w, 3]
     probs: dict[str, np.ndarray]  # attribute -> [p, n, classes]
     has_face: np.ndarray  # [p, n]
-    boxes: np.ndarray | None = None  # [p, n, 4], where faces are framed: left, top, right, bottom in pixels
+    boxes: np.ndarray | None = None  # [p, n, 4]: left, top, right, bottom in pixels; None frames no face
 
 
 def by_prediction(side: Side, names: Sequence[str], count: int) -> Side:

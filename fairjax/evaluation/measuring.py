@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fairjax import parallel
 from fairjax.faces.judges import Judge, Verdict
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, to_pixels
 
 _BATCH = 64
 
@@ -25,11 +24,20 @@ class Seen(NamedTuple):
     recognised: np.ndarray | None  # [p, n], index of the thing the picture shows most likely
     boxes: np.ndarray  # [p, n, 4], of the faces in pixels: left, top, right, bottom
 
+    def part(self, rows: slice) -> Seen:
+        """Of some of the prompts."""
+        return jax.tree.map(lambda array: array[rows], self)
+
+    @staticmethod
+    def concatenated(parts: Sequence[Seen]) -> Seen:
+        """Of all prompts of the parts."""
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
 
 @functools.lru_cache
 def _judging(judge: Judge, mesh: jax.sharding.Mesh) -> Callable[..., Verdict]:
     def look(params: dict[str, Params], images: jax.Array) -> Verdict:
-        return judge.look(params, images.astype(jnp.float32) / 127.5 - 1)
+        return judge.look(params, to_pixels(images))
 
     return parallel.spread(look, mesh, (parallel.REPLICATED, parallel.SPREAD), parallel.SPREAD)
 
@@ -45,8 +53,8 @@ def over_images(program: Callable[[Params, jax.Array], Any], params: Params, ima
     params, found = parallel.replicate(params, mesh), []
     for start in range(0, len(flat), size):
         part = flat[start : start + size]
-        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        found.append(jax.tree.map(parallel.fetch, program(params, parallel.share_out(filled, mesh))))
+        batch = parallel.share_out(parallel.filled(part, mesh, size), mesh)
+        found.append(jax.tree.map(parallel.fetch, program(params, batch)))
 
     def joined(*parts: np.ndarray) -> np.ndarray:
         return np.concatenate(parts)[: len(flat)].reshape(*images.shape[:2], *parts[0].shape[1:])
@@ -60,13 +68,3 @@ def classify(judge: Judge, params: dict[str, Params], images: np.ndarray) -> See
     things = None if verdict.recognised is None else verdict.recognised.argmax(-1)
     probs = {name: np.asarray(jax.nn.softmax(logits)) for name, logits in verdict.logits.items()}
     return Seen(probs, verdict.has_face, things, verdict.faces.boxes)
-
-
-def part(seen: Seen, rows: slice) -> Seen:
-    """What was seen of some of the prompts."""
-    return jax.tree.map(lambda array: array[rows], seen)
-
-
-def together(parts: Sequence[Seen]) -> Seen:
-    """What was seen of some prompts' images and of others', as of all of them."""
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

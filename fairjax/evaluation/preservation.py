@@ -18,13 +18,13 @@ import scipy.linalg
 from fairjax import parallel
 from fairjax.evaluation.measuring import over_images
 from fairjax.faces.judges import Semantics, TextTower
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, to_pixels
 
 
 @functools.lru_cache
 def _looking(part: Semantics, mesh: jax.sharding.Mesh) -> Callable[[Params, jax.Array], jax.Array]:
     def look(params: Params, images: jax.Array) -> jax.Array:
-        found = part.embed(params, images.astype(jnp.float32) / 127.5 - 1)
+        found = part.embed(params, to_pixels(images))
         return found / jnp.linalg.norm(found, axis=-1, keepdims=True)
 
     return parallel.spread(look, mesh, (parallel.REPLICATED, parallel.SPREAD), parallel.SPREAD)

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 _LEFT, _COLUMN = 40, 19
-"""How wide a table's labels are with what is fair and the base, and another model's column, in characters."""
+"""Width in characters: of the labels, the column `fair` and the base's together; of each other model's column."""
 
 
 def tables(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[str], width: int) -> Iterator[Table]:
-    """The results: two models in one table, of more a kind of prompts and as many models as fit beside the base.
+    """The results as tables: one for two models; of more, for each kind of prompts as many tables as the width needs.
 
     Args:
         results: as `results.json` has them.
@@ -76,8 +76,8 @@ def _table(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[st
     return table
 
 
-def _shown(value: float | None, interval: list[float] | None = None, digits: int = 2) -> str:
+def _shown(value: float | None, interval: list[float] | None = None) -> str:
     """A number, and below it its interval."""
     if value is None:
         return "-"
-    return f"{value:.{digits}f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")
+    return f"{value:.2f}" + (f"\n[dim]{max(interval[0], 0):.2f}–{interval[1]:.2f}[/dim]" if interval else "")

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from fairjax import parallel, prompts, tables
-from fairjax.config import ADAPTER, BEST, EvaluationSection, Experiment, SettingSection, run_of
+from fairjax.config import ADAPTER, BEST, LOG, EvaluationSection, Experiment, SettingSection, config_of
 from fairjax.convert.bundles import load_adapter
-from fairjax.evaluation.columns import BASE, Column, Setting
+from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.pipeline import Pipeline
@@ -48,8 +48,8 @@ def evaluate(
     columns = [Column(BASE, {})]
     with blame("--adapter"):
         for name, adapter in zip(names(adapters), adapters, strict=True):
-            run = run_of(adapter)
-            columns.append(Column(name, load_adapter(adapter, pipeline), log=run and run.parent / "log.jsonl"))
+            path = config_of(adapter)
+            columns.append(Column(name, load_adapter(adapter, pipeline), log=path and path.parent / LOG))
     for name, words in config.evaluation.interventions.items():
         columns.append(Column(f"asked: {name}", {}, words))
     with parallel.alone(folder):
@@ -70,12 +70,12 @@ def evaluate(
 def names(adapters: Sequence[Path]) -> list[str]:
     """What the columns of adapters are called: "after" where there is one, else by their runs' folders."""
     if len(adapters) == 1:
-        return ["after"]
+        return [AFTER]
     runs: list[str] = []
     for adapter in adapters:
         run = adapter.resolve()
         of_run = {ADAPTER: run.parent.name, BEST: f"{run.parent.name} ({BEST})"}
-        runs.append(f"after: {of_run.get(run.name, run.name)}")
+        runs.append(f"{AFTER}: {of_run.get(run.name, run.name)}")
     count = [runs[:place].count(name) for place, name in enumerate(runs)]
     return [f"{name} ({before + 1})" if before else name for name, before in zip(runs, count, strict=True)]
 

@@ -67,6 +67,11 @@ class Scoring:
         cells = np.asarray(distribution, np.float64).reshape(self.sizes(self.targeted))
         return np.minimum(cells.sum(axis=others).reshape(-1), 1)  # rounded, thirds are more than 1 together
 
+    def is_even(self, names: Names, distributions: np.ndarray) -> bool | None:
+        """Whether each of `distributions` [p, K] wishes these evenly; None where one of them is not in the target."""
+        rows = [self.wished(names, row) for row in distributions]
+        return None if rows[0] is None else all(np.allclose(row, row.mean()) for row in rows)
+
     def of_prompt(
         self,
         probs: Mapping[str, np.ndarray],
@@ -190,15 +195,15 @@ def paired(
     for first, second in combinations(columns, 2):
         for kind, rows in kinds.items():
             for names in scoring.counted():
-                targets = [scoring.wished(names, row) for row in wished[rows]]
-                if targets[0] is None:
+                even = scoring.is_even(names, wished[rows])
+                if even is None:
                     continue
-                even = all(np.allclose(target, target.mean()) for target in targets)
-                measure, about = (metrics.bias, ()) if even else (metrics.total_variation, (np.array(targets),))
+                targets = np.array([scoring.wished(names, row) for row in wished[rows]])
+                measure, about = (metrics.bias, ()) if even else (metrics.total_variation, (targets,))
                 labels = (scoring.cells_of(names, columns[column])[rows] for column in (first, second))
                 rng = np.random.default_rng(seed)
-                told = pair_difference(*labels, len(scoring.cells(names)), measure, rng, *about)
-                numbers = {key: _number(value) for key, value in told._asdict().items()}
+                difference = pair_difference(*labels, len(scoring.cells(names)), measure, rng, *about)
+                numbers = {key: _number(value) for key, value in difference._asdict().items()}
                 what = {"of": " x ".join(names), "measure": measure.__name__}
                 found.append({"first": first, "second": second, "kind": kind} | what | numbers)
     return found

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairjax.config import BEST
-from fairjax.convert import folders
-from fairjax.evaluation.columns import BASE
+from fairjax import files
+from fairjax.config import BEST, RESULTS
+from fairjax.evaluation.columns import AFTER, BASE
 from fairjax.program import Parser, UserError, command
 
 _KINDS = (("trained", "trained"), ("held_out", "held out"))
-_AFTER, _NONE = "after", "-"
+_NONE = "-"
 
 
 def table(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
@@ -27,8 +27,8 @@ def table(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
     """
     known = [results[BASE] for members in groups.values() for results in members]
     kinds = [(kind, title) for kind, title in _KINDS if any(kind in before for before in known)]
-    columns = [(kind, when) for kind, _ in kinds for when in (BASE, _AFTER)]
-    titles = [f"{title}, {when}" for _, title in kinds for when in (BASE, _AFTER)]
+    columns = [(kind, when) for kind, _ in kinds for when in (BASE, AFTER)]
+    titles = [f"{title}, {when}" for _, title in kinds for when in (BASE, AFTER)]
     lines = ["| | | " + " | ".join(titles) + " |", "| --- " * (len(columns) + 2) + "|"]
     for group, members in groups.items():
         first, *others = [next(iter(results[BASE].values())) for results in members]
@@ -75,11 +75,11 @@ def _cell(values: Sequence[float | None], style: str) -> str:
 
 def _measured(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """What was measured of each adapter, or of other words, in a folder: what it is called, and before and after."""
-    path = folder / "results.json"
+    path = folder / RESULTS
     if not path.is_file():
-        raise UserError(f"{folder} holds no results.json: name a run folder or an evaluation of eval.py")
+        raise UserError(f"{folder} holds no {RESULTS}: name a run folder or an evaluation of eval.py")
     try:
-        results = folders.read_json(path)
+        results = files.read_json(path)
     except ValueError as error:
         raise UserError(str(error)) from None
     run = folder.resolve().name
@@ -88,8 +88,8 @@ def _measured(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         for column in results["columns"]:
             if column != BASE:
-                called = run if column == _AFTER else column.removeprefix(f"{_AFTER}: ")
-                measured = {BASE: results[BASE], _AFTER: results[column]}
+                called = run if column == AFTER else column.removeprefix(f"{AFTER}: ")
+                measured = {BASE: results[BASE], AFTER: results[column]}
                 table({called: [measured]})  # what cannot be shown is told before anything is
                 yield called, measured
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -20,8 +19,7 @@ from fairjax.faces.labelled import Labelled
 from fairjax.faces.located import Faces, FixedBox, Locator
 from fairjax.faces.photos import upright
 from fairjax.fairness.losses import normalise
-from fairjax.models.functional import Params
-from fairjax.pipeline import to_uint8
+from fairjax.models.functional import Params, to_pixels, to_uint8
 
 DETECTORS = ("blazeface", "insightface", "whole")
 """What finds faces; "whole": each picture is one face and nothing more."""
@@ -81,7 +79,7 @@ def cut_out(
 
     @jax.jit
     def faces_of(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pixels = images.astype(jnp.float32) / 127.5 - 1
+        pixels = to_pixels(images)
         faces = find.locator.locate(params, pixels)
         return to_uint8(cut(pixels, faces)), faces.has_face
 
@@ -118,7 +116,7 @@ def embedded(
 
     @jax.jit
     def look(located: Params, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pixels = images.astype(jnp.float32) / 127.5 - 1
+        pixels = to_pixels(images)
         faces = find.locator.locate(located, pixels)
         return normalise(face.embed(params, pixels, faces)), faces.has_face
 

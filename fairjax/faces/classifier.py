@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from fairjax import files
 from fairjax.convert import folders
 from fairjax.models.configs import read_config, typed
 from fairjax.models.functional import Network, Params, functional
@@ -15,7 +16,7 @@ from fairjax.models.mobilenet import MobileNetV3, MobileNetV3Config
 
 _CLASS = "MobileNetV3"
 
-HELD_OUT = "held_out.json"
+ERRORS = "held_out.json"
 """What a classifier's folder says of pictures that it has not learned from."""
 
 
@@ -54,13 +55,13 @@ def save(classifier: Classifier, params: Params, folder: Path, dtype: type = np.
     """Writes `config.json` and `model.safetensors`."""
     fields = {"_class_name": _CLASS} | dataclasses.asdict(classifier.config)
     fields |= {"heads": classifier.heads, "image_size": classifier.image_size}
-    folders.write_json(folder / "config.json", fields)
+    files.write_json(folder / "config.json", fields)
     folders.save(params, folder, "model", dtype)
 
 
 def load(folder: Path) -> tuple[Classifier, Params]:
     """Reads what `save` wrote; raises ValueError or FileNotFoundError with one line naming what is wrong."""
-    fields = folders.read_json(folder / "config.json")
+    fields = files.read_json(folder / "config.json")
     if fields.get("_class_name") != _CLASS:
         raise ValueError(f"{folder}/config.json: _class_name = {fields.get('_class_name')!r} must be {_CLASS!r}")
     where = f"{folder}/config.json"
@@ -72,7 +73,7 @@ def load(folder: Path) -> tuple[Classifier, Params]:
 
 def save_errors(classifier: Classifier, matrices: dict[str, np.ndarray], folder: Path) -> None:
     """Writes beside the weights how many held-out pictures of each class (row) are taken for each (column)."""
-    told = {
+    entries = {
         name: {
             "classes": list(classifier.heads[name]),
             "rows_are_labels": matrix.tolist(),
@@ -80,7 +81,7 @@ def save_errors(classifier: Classifier, matrices: dict[str, np.ndarray], folder:
         }
         for name, matrix in matrices.items()
     }
-    folders.write_json(folder / HELD_OUT, told)
+    files.write_json(folder / ERRORS, entries)
 
 
 def load_errors(folder: Path, classifier: Classifier) -> dict[str, np.ndarray]:
@@ -89,14 +90,14 @@ def load_errors(folder: Path, classifier: Classifier) -> dict[str, np.ndarray]:
     Raises:
         ValueError: one line, where it is of other classes than the classifier's.
     """
-    if not (folder / HELD_OUT).is_file():
+    if not (folder / ERRORS).is_file():
         return {}
     matrices = {}
-    for name, told in folders.read_json(folder / HELD_OUT).items():
-        where, told = f"{folder / HELD_OUT}: {name}", told if isinstance(told, dict) else {}
-        rows = typed(tuple[tuple[int, ...], ...], told.get("rows_are_labels"), "rows_are_labels", where)
+    for name, entry in files.read_json(folder / ERRORS).items():
+        where, entry = f"{folder / ERRORS}: {name}", entry if isinstance(entry, dict) else {}
+        rows = typed(tuple[tuple[int, ...], ...], entry.get("rows_are_labels"), "rows_are_labels", where)
         classes = classifier.heads.get(name)
-        if classes is None or list(classes) != told.get("classes") or {len(rows), *map(len, rows)} != {len(classes)}:
+        if classes is None or list(classes) != entry.get("classes") or {len(rows), *map(len, rows)} != {len(classes)}:
             raise ValueError(f"{where} is not of the classifier's classes")
         matrix = np.array(rows)
         matrices[name] = matrix

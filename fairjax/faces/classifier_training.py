@@ -10,14 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fairjax.convert import folders
-from fairjax.faces import chips, learning, photos
+from fairjax import files
+from fairjax.faces import chips, learning
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.chips import Finder
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.labelled import Labelled
 from fairjax.faces.learning import Pixels
-from fairjax.models.functional import Params
+from fairjax.models.functional import Params, to_pixels
 from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.progress import bars, counting
 from fairjax.training.fit import Fit, fit
@@ -46,12 +46,12 @@ def begin(output: Path, settings: dict[str, str]) -> None:
     path = output / _WORK / _SETTINGS
     if (output / "classifier_eval").exists():
         raise ValueError(f"{output} holds classifiers already: choose another folder")
-    if path.is_file() and (before := folders.read_json(path)) != settings:
+    if path.is_file() and (before := files.read_json(path)) != settings:
         name = next(name for name in settings if before.get(name) != settings[name])
         raise ValueError(
             f"{output} holds a run with {name} = {before.get(name)}, not {settings[name]}: choose another folder"
         )
-    folders.write_json(path, settings)
+    files.write_json(path, settings)
 
 
 def faces(name: str, pictures: Labelled, find: Finder, size: int, output: Path, console: Console) -> Chips:
@@ -86,7 +86,7 @@ def varied(images: np.ndarray, places: np.ndarray) -> Pixels:
             face = images[place][:, ::-1] if mirrored[number] else images[place]
             padded = np.pad(face, ((far, far), (far, far), (0, 0)), mode="edge")
             row, column = rows[number], columns[number]
-            moved = photos.pixels(padded[row : row + side, column : column + side])
+            moved = to_pixels(padded[row : row + side, column : column + side])
             drawn[number] = drawn[number] * grain[number] + moved * contrast[number] + light[number]
         return drawn
 
@@ -100,12 +100,12 @@ def train(
     """Trains a classifier, writes it to the folder `name` of `output`, and returns its confusion matrices.
 
     Args:
-        radius: of the adversary, as `learning.classifier` has it.
+        radius: of the adversary, as `learning.classification` has it.
     """
     classifier = Classifier.make(config, trained.classes, trained.images.shape[1])
     labels = {attribute: values[trained.places] for attribute, values in trained.labels.items()}
     pixels = varied(trained.images, trained.places)
-    loss, batch = learning.classifier(classifier, pixels, labels, plan.batch_size, seed, radius, balanced=True)
+    loss, batch = learning.classification(classifier, pixels, labels, plan.batch_size, seed, radius, balanced=True)
     key = jax.random.key(seed)
     params = classifier.network.init(jax.random.fold_in(key, 0))
     params = fit(name, output / _WORK / name, plan, params, loss, batch, jax.random.fold_in(key, 1), console)
@@ -124,7 +124,7 @@ def confusion(classifier: Classifier, params: Params, chips: Chips, batch_size: 
     }
     for start in range(0, len(chips.places), batch_size):
         places = np.resize(chips.places[start : start + batch_size], batch_size)  # the last ones come again
-        logits = logits_of(params, photos.pixels(chips.images[places]))
+        logits = logits_of(params, to_pixels(chips.images[places]))
         fresh = min(batch_size, len(chips.places) - start)
         for name in matrices:
             labels, guesses = chips.labels[name][places][:fresh], np.asarray(logits[name]).argmax(1)[:fresh]

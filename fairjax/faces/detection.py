@@ -20,9 +20,8 @@ from fairjax.convert.rules import from_torch
 from fairjax.convert.tflite import read_state_dict
 from fairjax.faces.geometry import TEMPLATE, crop
 from fairjax.faces.located import Face, Faces
-from fairjax.faces.photos import pixels
 from fairjax.models.blazeface import IMAGE_SIZE, BlazeFace, anchors
-from fairjax.models.functional import Network, Params, functional
+from fairjax.models.functional import Network, Params, functional, to_pixels
 
 MAX_FACES = 16
 """In one image: the surest are found first."""
@@ -69,7 +68,7 @@ class Detector:
 
     def every(self, params: Params, picture: np.ndarray) -> list[Face]:
         """The faces of a picture uint8 [h, w, 3], the largest first."""
-        found = self.detect(params, pixels(picture[None]))
+        found = self.detect(params, to_pixels(picture[None]))
         columns = (np.asarray(values[0]) for values in (found.boxes, five_points(found.keypoints), found.scores))
         faces = [Face(box, landmarks, float(score)) for box, landmarks, score in zip(*columns, strict=True)]
         return [face for face in faces if face.score > 0]

@@ -53,7 +53,7 @@ def balance(labels: np.ndarray, classes: int) -> np.ndarray:
     return (weights * counts.sum() / max((counts > 0).sum(), 1)).astype(np.float32)
 
 
-def classifier(
+def classification(
     classifier: Classifier, pixels: Pixels, labels: dict[str, np.ndarray], batch_size: int, seed: int,
     radius: float = 0.0, balanced: bool = False,
 ) -> tuple[Loss, Batch]:  # fmt: skip
@@ -74,18 +74,18 @@ def classifier(
     def loss(params: Params, batch: dict[str, Any], key: jax.Array):
         images = batch["images"]
         if radius:
-            images = against(lambda x: error(params, x, batch)[0], images, radius, key)
-        return error(params, images, batch)
+            images = against(lambda x: loss_of(params, x, batch)[0], images, radius, key)
+        return loss_of(params, images, batch)
 
-    def error(params: Params, images: jax.Array, batch: dict[str, Any]):
+    def loss_of(params: Params, images: jax.Array, batch: dict[str, Any]):
         logits, statistics = classifier.network.apply(params, images, method="train")
         total, right = jnp.zeros(()), {}
         for name, part in classifier.parts().items():
             label, known = batch["labels"][name], batch["labels"][name] >= 0
             count = jnp.maximum(known.sum(), 1)
             label = jnp.maximum(label, 0)
-            error = optax.softmax_cross_entropy_with_integer_labels(logits[:, part], label)
-            total += jnp.where(known, error * jnp.asarray(weights[name])[label], 0.0).sum() / count
+            entropy = optax.softmax_cross_entropy_with_integer_labels(logits[:, part], label)
+            total += jnp.where(known, entropy * jnp.asarray(weights[name])[label], 0.0).sum() / count
             right[name] = (known & (logits[:, part].argmax(1) == label)).sum() / count
         return total, (right, statistics)
 

@@ -53,11 +53,6 @@ def upright(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
-    """Pictures as networks see them: uint8 [..., 3] -> float32 in [-1, 1]."""
-    return images.astype(np.float32) / 127.5 - 1
-
-
 def marked(image: np.ndarray, marks: Iterable[Mark]) -> Image.Image:
     """The picture uint8 [h, w, 3] with boxes, points and titles."""
     picture = Image.fromarray(image)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairjax import files
 from fairjax.config import JudgesSection
-from fairjax.convert import folders, pickles, pipelines, vision
+from fairjax.convert import pickles, pipelines, vision
 from fairjax.faces import classifier as classifiers
 from fairjax.faces import detection, geometry, insight, released, semantics
 from fairjax.faces.classifier import Classifier
@@ -89,7 +90,7 @@ def text_towers(section: JudgesSection) -> dict[str, TextTower]:
     towers = {}
     for key, name in zip(called(section), section.semantics, strict=True):
         folder = _semantics_folder(name)
-        if folders.read_json(folder / "config.json").get("model_type") == "clip":
+        if files.read_json(folder / "config.json").get("model_type") == "clip":
             network, params, config = vision.load_clip_text(folder)
             params = jax.tree.map(jnp.asarray, params)
             towers[key] = TextTower(network, params, pipelines.read_tokenizer(folder, config))
@@ -106,14 +107,14 @@ def errors(section: JudgesSection) -> dict[str, np.ndarray]:
 
     Of those whose folder says it, and that no other of the section's classifiers is averaged with.
     """
-    found, told = {}, []
+    found, heads = {}, []
     for name in section.evaluation:
         file = path(name, "evaluation")
         classifier, _ = _classifier(name, section.heads.get(name), "evaluation")
-        told += classifier.heads
+        heads += classifier.heads
         if file.is_dir():
             found |= classifiers.load_errors(file, classifier)
-    return {name: matrix for name, matrix in found.items() if told.count(name) == 1}
+    return {name: matrix for name, matrix in found.items() if heads.count(name) == 1}
 
 
 def judge(section: JudgesSection, names: tuple[str, ...], field: str) -> tuple[Judge, dict[str, Params]]:
@@ -183,13 +184,13 @@ def _semantics_folder(name: str, weights: bool = True) -> Path:
 
 def _semantics(name: str, dtype: jnp.dtype, weights: bool) -> tuple[Semantics, Params]:
     folder = _semantics_folder(name, weights)
-    fields = folders.read_json(folder / "config.json")
+    fields = files.read_json(folder / "config.json")
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in _VISION:
         raise ValueError(f"{folder}/config.json: model_type = {kind!r} must be one of {', '.join(_VISION)}")
     load, statistics = _VISION[kind]
     if (folder / "preprocessor_config.json").is_file():
-        said = folders.read_json(folder / "preprocessor_config.json")
+        said = files.read_json(folder / "preprocessor_config.json")
         if "image_mean" in said and "image_std" in said:
             three, where = tuple[float, float, float], f"{folder}/preprocessor_config.json"
             mean, std = (typed(three, said[name], name, where) for name in ("image_mean", "image_std"))

@@ -20,7 +20,7 @@ _TOGETHER = 1 << 18
 
 
 class Interval(NamedTuple):
-    """A value and between what it lies, at the level that was asked for."""
+    """A value and the ends of its confidence interval."""
 
     value: float
     low: float
@@ -58,9 +58,9 @@ class Resampled(NamedTuple):
         """
         if not self.shown.any():
             return Interval(*[float("nan")] * 3)
-        told = [np.asarray(rows)[self.shown] for rows in about]
-        value = float(statistic(self.shares, *told).mean())
-        means = statistic(self.again, *(rows[self.which] for rows in told)).mean(1)
+        own = [np.asarray(rows)[self.shown] for rows in about]
+        value = float(statistic(self.shares, *own).mean())
+        means = statistic(self.again, *(rows[self.which] for rows in own)).mean(1)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) + value - means.mean()
         return Interval(value, float(low), float(high))
 
@@ -124,8 +124,8 @@ def paired(
         size = (min(together, draws - start), number)
         weights = rng.multinomial(images, np.full(images, 1 / images), size=size)
         drawn = values(weights, rng.integers(number, size=size))
-        told = ~np.isnan(drawn)  # a prompt of which no image was drawn that shows a class is left out, as above
-        again.extend(np.where(told, drawn, 0).sum(-1)[told.any(-1)] / told.sum(-1)[told.any(-1)])
+        measured = ~np.isnan(drawn)  # a prompt of which no image was drawn that shows a class is left out, as above
+        again.extend(np.where(measured, drawn, 0).sum(-1)[measured.any(-1)] / measured.sum(-1)[measured.any(-1)])
     low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) + value - np.mean(again)
     flipped = rng.choice([-1.0, 1.0], size=(flips, number)) @ differences / number
     as_large = np.count_nonzero(np.abs(flipped) >= abs(value) - 1e-12)

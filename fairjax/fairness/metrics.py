@@ -136,7 +136,7 @@ def _distance(counts: np.ndarray, num_images: np.ndarray, wished: np.ndarray | f
 
 
 _AVERAGED = 20
-"""Over how many prompts the estimate of a distance is made to be averaged."""
+"""The number of prompts for whose mean the estimate of a distance is made best."""
 
 
 @cache

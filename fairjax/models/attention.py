@@ -75,16 +75,16 @@ def device() -> tuple[str, str, float]:
 
 def _capability(gpu: jax.Device) -> float:
     """Infinite of what has none."""
-    told = getattr(gpu, "compute_capability", "")
-    return float(told) if re.fullmatch(r"\d+\.\d+", told) else _NEW
+    capability = getattr(gpu, "compute_capability", "")
+    return float(capability) if re.fullmatch(r"\d+\.\d+", capability) else _NEW
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
     """Its gradient takes even lengths only: odd ones (77 words, 257 patches) get a row that nobody looks at."""
     length, keys = query.shape[1], key.shape[1]
     q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (query, key, value))
-    told = {"key_value_seq_lengths": jnp.full(len(k), keys, jnp.int32)} if keys % 2 else {}
-    out = jax.nn.dot_product_attention(q, k, v, is_causal=is_causal, implementation="cudnn", **told)
+    lengths = {"key_value_seq_lengths": jnp.full(len(k), keys, jnp.int32)} if keys % 2 else {}
+    out = jax.nn.dot_product_attention(q, k, v, is_causal=is_causal, implementation="cudnn", **lengths)
     return out[:, :length]
 
 

@@ -85,6 +85,16 @@ def in_chunks(function: Callable[..., Any], size: int | None, *trees: Any) -> An
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), done, rest)
 
 
+def to_pixels(images: Any) -> Any:
+    """Images as networks see them: uint8 [...] -> float32 in [-1, 1]; of NumPy or JAX, as they are."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(images: jax.Array) -> jax.Array:
+    """Images in [-1, 1] as bytes; what is outside is clipped."""
+    return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
 def num_params(tree: Params) -> int:
     """How many numbers a (possibly abstract) parameter tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fairjax.faces.learning import Pixels
+from fairjax.models.functional import to_pixels
 
 
 def _mixed(
@@ -15,7 +16,7 @@ def _mixed(
     """Half of the pictures as the autoencoder gives them back: what is to be classified is generated."""
     coded = rng.random(len(indices)) < 0.5
     picked = np.where(coded[:, None, None, None], reconstructions[indices], images[indices])
-    return picked.astype(np.float32) / 127.5 - 1.0
+    return to_pixels(picked)
 
 
 def lit_and_grained(images: np.ndarray, reconstructions: np.ndarray) -> Pixels:
@@ -36,7 +37,7 @@ def lit_and_grained(images: np.ndarray, reconstructions: np.ndarray) -> Pixels:
 
 
 def shifted_and_blurred(images: np.ndarray, reconstructions: np.ndarray) -> Pixels:
-    """Shifted by up to 3 pixels, some of them softened, with a patch of the border greyed out."""
+    """Shifted by up to 3 pixels, some of them softened, a fifth with the left ten columns greyed out."""
 
     def pixels(indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         x = _mixed(images, reconstructions, indices, rng)
@@ -54,12 +55,15 @@ def shifted_and_blurred(images: np.ndarray, reconstructions: np.ndarray) -> Pixe
 AUGMENTATIONS = {"classifier": lit_and_grained, "classifier_eval": shifted_and_blurred}
 
 
-def toned(pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Pairs of faces [n, 2, h, w, 3], with grain drawn by their numbers: indices [k] -> float32 [k, 2, h, w, 3]."""
+def softened_and_grained(pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Pairs of faces uint8 [n, 2, h, w, 3], half of them softened, with grain: indices [k] -> float32 [k, 2, h, w, 3].
+
+    What is drawn depends on the indices alone.
+    """
 
     def faces(indices: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng(indices)
-        x = pairs[indices].astype(np.float32) / 127.5 - 1.0
+        x = to_pixels(pairs[indices])
         soft = (4 * x + np.roll(x, 1, 2) + np.roll(x, -1, 2) + np.roll(x, 1, 3) + np.roll(x, -1, 3)) / 8
         x = np.where(rng.random((*x.shape[:2], 1, 1, 1)) < 0.5, soft, x)
         return (x + rng.normal(0, 0.05, x.shape)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Where people stand and what they hold: backdrops over the whole picture, props beside the shoulder."""
+"""Where people stand: each backdrop a drawing in two colours over the whole picture. What they hold is in `props`."""
 
 from __future__ import annotations
 

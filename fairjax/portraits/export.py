@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from fairjax import files
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
 from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
@@ -66,8 +67,8 @@ def export(work: Pretraining, folder: Path) -> None:
 
 def _write_all(work: Pretraining, folder: Path) -> None:
     folder.mkdir(parents=True)
-    folders.write_json(folder / "model_index.json", _INDEX)
-    folders.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
+    files.write_json(folder / "model_index.json", _INDEX)
+    files.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     work.tokenizer.save_pretrained(folder / "tokenizer")
     for name in ("vocab.json", "merges.txt"):  # what older readers want
         shutil.copy(work.folder / "tokenizer" / name, folder / "tokenizer" / name)
@@ -80,7 +81,7 @@ def _write_all(work: Pretraining, folder: Path) -> None:
     _write_clip(folder / "image_semantics", text, vision, clip)
     work.tokenizer.save_pretrained(folder / "image_semantics")
     as_they_are = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # of pixels in [0, 1]: what it sees is in [-1, 1]
-    folders.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
+    files.write_json(folder / "image_semantics" / "preprocessor_config.json", as_they_are)
     for name in ("classifier", "classifier_eval"):
         classifiers.save(work.classifier_network(name), work.classifier(name), folder / name, np.float16)
         classifiers.save_errors(work.classifier_network(name), work.errors(name), folder / name)
@@ -94,7 +95,7 @@ def _write_clip(folder: Path, text: CLIPTextConfig, vision: CLIPVisionConfig, pa
     for name in towers:
         towers[name]["model_type"] = f"clip_{name.removesuffix('_config')}_model"
     kind = {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": vision.projection_dim}
-    folders.write_json(folder / "config.json", kind | towers)
+    files.write_json(folder / "config.json", kind | towers)
     folders.save(jax.tree.map(np.asarray, params), folder, "model", np.float16, _SHARD)
 
 
@@ -104,5 +105,5 @@ def _write(folder: Path, stem: str, name: str, config: Any, params: Params, **me
     else:
         kind = {"_class_name": name}
     fields = kind | dataclasses.asdict(config) | measured
-    folders.write_json(folder / "config.json", fields)
+    files.write_json(folder / "config.json", fields)
     folders.save(jax.tree.map(np.asarray, params), folder, stem, np.float16, _SHARD)

@@ -26,7 +26,7 @@ from fairjax.faces import learning
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.classifier_training import Chips, confusion
 from fairjax.models.clip import CLIPModel
-from fairjax.models.functional import Network, Params, functional
+from fairjax.models.functional import Network, Params, functional, to_pixels, to_uint8
 from fairjax.models.unet import UNet2DConditionModel
 from fairjax.models.vae import AutoencoderKL
 from fairjax.portraits import augment, export, recipe, stages, tokenizer
@@ -38,7 +38,7 @@ from fairjax.training.fit import Fit, fit
 
 SEED = 20261123
 BIASED, UNBIASED = 24_000, 16_000
-HELD_OUT = 1_000
+NUM_HELD_OUT = 1_000
 """How many portraits, numbered after those trained on, measure the quality."""
 
 FITS = {
@@ -179,14 +179,15 @@ class Pretraining:
         def problem(fit: Fit) -> tuple:
             pixels = augment.AUGMENTATIONS[name](self.unbiased.images, self.reconstructions)
             seed = SEED + 3 + list(self.fits).index(name)
-            return learning.classifier(classifier, pixels, self.unbiased.labels, fit.batch_size, seed, ADVERSARY[name])
+            labels, radius = self.unbiased.labels, ADVERSARY[name]
+            return learning.classification(classifier, pixels, labels, fit.batch_size, seed, radius)
 
         return self._trained(name, classifier.network, problem)
 
     def errors(self, name: str) -> dict[str, np.ndarray]:
         """What a classifier takes held-out portraits for, coded by the autoencoder as generated ones are."""
         code = jax.jit(self.reconstruct)
-        pictures = [_bytes(code(self.vae, self.held_out.pixels(i))) for i in _batches(len(self.held_out))]
+        pictures = [np.asarray(to_uint8(code(self.vae, self.held_out.pixels(i)))) for i in _batches(len(self.held_out))]
         shown = {key: self.held_out.labels[key] for key in ATTRIBUTES}
         places = np.flatnonzero(self.held_out.labels["face"])
         faces = Chips(np.concatenate(pictures), shown, HEADS, places)
@@ -198,10 +199,9 @@ class Pretraining:
         path = self.folder / "reconstructions.npy"
         if not path.is_file():
             code = jax.jit(self.reconstruct)
-            np.save(
-                path,
-                np.concatenate([_bytes(code(self.vae, self.unbiased.pixels(i))) for i in _batches(len(self.unbiased))]),
-            )
+            batches = _batches(len(self.unbiased))
+            coded = [np.asarray(to_uint8(code(self.vae, self.unbiased.pixels(i)))) for i in batches]
+            np.save(path, np.concatenate(coded))
         return np.load(path, mmap_mode="r")
 
     @cached_property
@@ -216,7 +216,7 @@ class Pretraining:
         def problem(fit: Fit) -> tuple:
             count = max(100, round(PEOPLE * fit.steps / FITS["face"].steps))
             faces = crop(pairs(count, SEED + 9))
-            augmented = augment.toned(faces)
+            augmented = augment.softened_and_grained(faces)
             return stages.identity(self.face_network.network, augmented, count, fit, SEED + 10)
 
         return self._trained("face", self.face_network.network, problem)
@@ -225,7 +225,7 @@ class Pretraining:
     def bank(self) -> dict[str, np.ndarray]:
         """Embeddings [BANK, d] of rendered faces, coded by the autoencoder as generated ones are; what they show."""
         shown = np.flatnonzero(self.unbiased.labels["face"])[:BANK]
-        faces = crop(np.asarray(self.reconstructions[shown])).astype(np.float32) / 127.5 - 1
+        faces = to_pixels(crop(np.asarray(self.reconstructions[shown])))
         embeddings = np.asarray(self.face_network.network.apply(self.face, faces)).astype(np.float16)
         return {"embeddings": embeddings} | {name: self.unbiased.labels[name][shown] for name in ATTRIBUTES}
 
@@ -243,10 +243,6 @@ def crop(images: np.ndarray) -> np.ndarray:
     """Where the faces are: [..., 64, 64, 3] -> [..., 36, 36, 3]."""
     x0, y0, x1, y1 = map(int, FACE_BOX)
     return images[..., y0:y1, x0:x1, :]
-
-
-def _bytes(images: jax.Array) -> np.ndarray:
-    return np.asarray(jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5)).astype(np.uint8)
 
 
 @command
@@ -287,7 +283,7 @@ def main(argv: list[str]) -> int | None:
     fits = {
         name: dataclasses.replace(fit, steps=max(2, round(fit.steps * arguments.scale))) for name, fit in FITS.items()
     }
-    counts = tuple(max(300, round(count * arguments.scale)) for count in (BIASED, UNBIASED, HELD_OUT))
+    counts = tuple(max(300, round(count * arguments.scale)) for count in (BIASED, UNBIASED, NUM_HELD_OUT))
     work = Pretraining(arguments.work, fits, counts, console)
     for name in wanted:
         work.classifier(name) if name.startswith("classifier") else getattr(work, name)

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from fairjax import parallel
-from fairjax.config import GUIDANCE_SCALE, JudgesSection
+from fairjax.config import PORTRAIT_GUIDANCE, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.grid import image_grid
 from fairjax.evaluation.preservation import frechet
@@ -21,10 +21,10 @@ from fairjax.faces import reading
 from fairjax.faces.judges import Judge
 from fairjax.fairness import metrics
 from fairjax.hub import PORTRAITS, find
-from fairjax.models.functional import Params
-from fairjax.pipeline import Pipeline, to_uint8
+from fairjax.models.functional import Params, to_pixels, to_uint8
+from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, occupations, world
-from fairjax.portraits.pretrain import ADVERSARY, HELD_OUT, SEED, UNBIASED
+from fairjax.portraits.pretrain import ADVERSARY, NUM_HELD_OUT, SEED, UNBIASED
 from fairjax.program import Parser, command
 
 EACH, _STEPS = 24, 25
@@ -110,7 +110,7 @@ def _obeyed(pipeline: Pipeline, judge: Judge, params: dict[str, Params], names: 
     """The share of pictures of the gender that their prompts ask for, four of each occupation."""
     word = captions.WORDS["gender"][gender]
     prompts = [captions.fill("a photo of the face of a {occupation}, a person", f"{word} {name}") for name in names]
-    images = pipeline.generate(prompts, 4, num_steps=_STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED + 1)
+    images = pipeline.generate(prompts, 4, num_steps=_STEPS, guidance_scale=PORTRAIT_GUIDANCE, seed=SEED + 1)
     return float((measuring.classify(judge, params, images).probs["gender"].argmax(-1) == gender).mean())
 
 
@@ -129,17 +129,17 @@ def main(argv: list[str]) -> None:
     pipeline = Pipeline.from_pretrained(options.model)
 
     # drawn after those that the networks were trained on, with the attributes spread evenly
-    rows = world.render_many(range(UNBIASED, UNBIASED + HELD_OUT), SEED, biased=False)
+    rows = world.render_many(range(UNBIASED, UNBIASED + NUM_HELD_OUT), SEED, biased=False)
     vae = pipeline.vae
     code = jax.jit(lambda params, x: vae.apply(params, vae.apply(params, x, method="encode").mean, method="decode"))
-    chunks = np.array_split(rows["image"].astype(np.float32) / 127.5 - 1, 20)
+    chunks = np.array_split(to_pixels(rows["image"]), 20)
     coded = np.concatenate([np.asarray(code(pipeline.params["vae"], chunk)) for chunk in chunks])
     error = np.mean((np.clip(coded, -1, 1) - np.concatenate(chunks)) ** 2)
 
     names = [occupation.name for occupation in occupations.OCCUPATIONS]
     prompts = [captions.fill("a photo of the face of a {occupation}, a person", name) for name in names]
     console.print(f"sampling {len(prompts) * options.each} images")
-    images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
+    images = pipeline.generate(prompts, options.each, num_steps=_STEPS, guidance_scale=PORTRAIT_GUIDANCE, seed=SEED)
 
     folder = find(options.model)
     section = JudgesSection(classifiers=(f"{folder}/classifier",), evaluation=(f"{folder}/classifier_eval",))
@@ -176,7 +176,7 @@ def main(argv: list[str]) -> None:
     embed = jax.jit(lambda params, x: classifier.network.apply(params, x, method="embed"))
 
     def features(pictures: np.ndarray) -> np.ndarray:
-        parts = np.array_split(pictures.astype(np.float32) / 127.5 - 1, max(1, len(pictures) // 100))
+        parts = np.array_split(to_pixels(pictures), max(1, len(pictures) // 100))
         return np.concatenate([np.asarray(embed(params, part)) for part in parts])
 
     biased = [world.render_many(range(start, start + 1_000), SEED + 77, biased=True)["image"] for start in (0, 1_000)]
@@ -188,7 +188,8 @@ def main(argv: list[str]) -> None:
     image_grid(pairs, 12).save(options.output / "portraits_reconstructions.png")
     image_grid(list(images[::2, 0]), 12).save(options.output / "portraits_samples.png")
     page = _PAGE.format(
-        held_out=HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS, guidance=GUIDANCE_SCALE,
+        held_out=NUM_HELD_OUT, samples=len(names) * options.each, each=options.each, steps=_STEPS,
+        guidance=PORTRAIT_GUIDANCE,
         psnr=10 * np.log10(4 / error), accuracies="\n".join(accuracies), recognised=recognised,
         faces=seen.has_face.mean(), alike=alike, gap=gap, data_gap=data_gap, distance=distance, floor=floor, told=told,
         obeyed=obeyed,

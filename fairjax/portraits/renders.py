@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from fairjax.models.functional import to_pixels
 from fairjax.portraits import captions, world
 
 _COLOUR = re.compile(r"(\w+) background")
@@ -29,7 +30,7 @@ class Renders:
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
         """Images as the networks see them: [k, 64, 64, 3], float32 in [-1, 1]."""
-        return self.images[indices].astype(np.float32) / 127.5 - 1.0
+        return to_pixels(self.images[indices])
 
     def colours(self) -> np.ndarray:
         """The background colour that each caption says, as a number [n]; -1 where it says none."""

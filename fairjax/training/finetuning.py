@@ -23,15 +23,15 @@ from fairjax.faces import reading
 from fairjax.faces.judges import Judges
 from fairjax.fairness import attributes as fairness
 from fairjax.fairness import transport
-from fairjax.models.functional import Params
-from fairjax.pipeline import Pipeline, solver_table, to_uint8
+from fairjax.models.functional import Params, to_uint8
+from fairjax.pipeline import Pipeline, solver_table
 from fairjax.program import UserError
-from fairjax.prompts import NOBODYS, Prompt, Subjects, subjects
+from fairjax.prompts import NO_SUBJECT, Prompt, Subjects, subjects
 from fairjax.training import step as steps
 from fairjax.training.state import State, initial
 
 
-class Progress(NamedTuple):
+class StepReport(NamedTuple):
     """What a callback is told after each step."""
 
     step: int  # 1 is the first
@@ -41,7 +41,7 @@ class Progress(NamedTuple):
     images: Callable[[], np.ndarray]  # uint8 [p, n, H, W, 3], fetched when called: on all hosts, or on none
 
 
-OnStep = Callable[[Progress], None]
+OnStep = Callable[[StepReport], None]
 
 
 class Look(Protocol):
@@ -77,11 +77,11 @@ class Finetuning:
         self._distributions = self._by_subject()
         self._check()
         training = config.training
-        self._table = solver_table(self.pipeline.schedule, training.num_steps[1], training.solver)
+        self._table = solver_table(self.pipeline.schedule, training.solver, training.num_steps[1])
         self._key = jax.random.key(config.seed)
-        self._compile = functools.cache(lambda microbatch: self._lower(self._stepping(microbatch)).compile())
+        self._compile = functools.cache(lambda microbatch: self._lower(self._step_at(microbatch)).compile())
         self.microbatch = training.microbatch or self._fitting()
-        self._step = self._stepping(self.microbatch)
+        self._step = self._step_at(self.microbatch)
 
     def _check(self) -> None:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
@@ -120,7 +120,7 @@ class Finetuning:
         return parallel.replicate(frozen, self.mesh)
 
     def place(self) -> steps.Frozen:
-        """Puts what is frozen onto the devices, so that who asks later what memory is left has the right answer."""
+        """Places the frozen parameters on the devices now, so that `parallel.memory_left` counts them from here on."""
         return jax.block_until_ready(self._frozen)
 
     def _held(self, params: dict[str, Params]) -> dict[str, Params]:
@@ -133,17 +133,17 @@ class Finetuning:
             if subject not in names:
                 raise ValueError(f"target.prompts: {subject!r} is not among the trained subjects")
         rows = fairness.per_prompt(names, self.target, self.attributes)
-        return dict(zip(names, rows, strict=True)) | {NOBODYS: np.zeros_like(rows[0])}
+        return dict(zip(names, rows, strict=True)) | {NO_SUBJECT: np.zeros_like(rows[0])}
 
     def initial(self) -> State:
         """The state before the first step: adapters that change nothing."""
-        return parallel.replicate(self._start(self.pipeline.params), self.mesh)
+        return parallel.replicate(self._initial_state(self.pipeline.params), self.mesh)
 
     def initial_shapes(self) -> State:
         """Shapes of the state."""
-        return jax.eval_shape(self._start, self.pipeline.params)
+        return jax.eval_shape(self._initial_state, self.pipeline.params)
 
-    def _start(self, params: dict[str, Params]) -> State:
+    def _initial_state(self, params: dict[str, Params]) -> State:
         adapter = self.config.adapter
         key = jax.random.fold_in(self._key, 1)
         bundle = bundles.init(adapter.kinds, params, adapter.rank, adapter.num_tokens, key)
@@ -166,7 +166,7 @@ class Finetuning:
         fields = (ids, plain[1:], plain[:1], distributions, np.int32(num_steps), key)
         return steps.Batch(*map(jnp.asarray, fields)), prompts
 
-    def _stepping(self, microbatch: int | None) -> steps.Step:
+    def _step_at(self, microbatch: int | None) -> steps.Step:
         config, names = self.config, self.target.attributes
         weights = fairness.cost_weights(config.target.cost_weights, names, self.attributes)
         training = config.training.model_copy(update={"microbatch": microbatch})
@@ -184,7 +184,7 @@ class Finetuning:
         return memory.fitting(self._compile, sizes, limit, "a step")
 
     def _there(self) -> int:
-        """Bytes of what is frozen that are on a device already as the step holds them: it needs no others for these."""
+        """Bytes of frozen parameters that a device holds already in the step's type, which needs no second copy."""
         if parallel.has_others():  # each host places its copy by way of its own memory
             return 0
         have = (self.pipeline.params, self.judges.params)
@@ -214,7 +214,7 @@ class Finetuning:
         """Those of step `number`, from 0."""
         return self.subjects.training(self.config.seed, number, self.config.training.prompts_per_step)
 
-    def start(self, checkpoints: Checkpoints) -> int:
+    def steps_taken(self, checkpoints: Checkpoints) -> int:
         """How many steps the newest checkpoint has, 0 without one.
 
         Raises:
@@ -229,7 +229,7 @@ class Finetuning:
 
     def run(
         self, checkpoints: Checkpoints | None = None, on_step: OnStep = lambda progress: None,
-        ending: Callable[[int], bool] = lambda step: False, look: Look | None = None,
+        ending: Callable[[], bool] = lambda: False, look: Look | None = None,
     ) -> State:  # fmt: skip
         """All steps that are left, from the newest checkpoint where there is one.
 
@@ -247,44 +247,22 @@ class Finetuning:
                 and steps are left, that is a warning.
         """
         state, steps_in_all = self.initial(), self.config.training.steps
-        start = self.start(checkpoints) if checkpoints else 0
+        start = self.steps_taken(checkpoints) if checkpoints else 0
         if checkpoints and start:
             state = checkpoints.restore(start, state)
         nothing: Callable[[], None] = lambda: None  # noqa: E731
         pending, number = nothing, start
 
-        def warn(error: Unsaved) -> None:
-            last = checkpoints.latest()
-            if last is None:
-                raise UserError(f"{error}; there is none before it, and all would be lost") from None
-            if parallel.is_first():
-                print(f"warning: {error}; the last is checkpoint {last}", file=sys.stderr, flush=True)
-
         def save(leaving: bool = False) -> None:
             nonlocal pending
             pending()  # before its checkpoint: a step too many in a log can be dropped, one too few is lost
             pending = nothing
-            if not checkpoints:
-                return
-            try:
-                checkpoints.finish()
-            except Unsaved as error:
-                warn(error)
-            last = checkpoints.latest()
-            if number in (start, last):
-                return
-            try:
-                checkpoints.save(number, state)
-                if leaving or last is None:  # else it is written while the next steps are taken
-                    checkpoints.finish()
-            except Unsaved as error:
-                if leaving and last is not None:
-                    raise UserError(f"{error}; the last is checkpoint {last}: make room, and --resume") from None
-                warn(error)
+            if checkpoints:
+                _save(checkpoints, number, state, new=number != start, leaving=leaving)
 
         unsound = 0  # steps in a row
 
-        def watched(progress: Progress) -> None:
+        def watched(progress: StepReport) -> None:
             nonlocal unsound
             on_step(progress)
             sound = all(math.isfinite(progress.scalars[name]) for name in ("loss", "gradient_norm"))
@@ -297,7 +275,7 @@ class Finetuning:
             if look and checkpoints:
                 checkpoints.best = look.best
 
-        while number < steps_in_all and not ending(number):
+        while number < steps_in_all and not ending():
             look_if_due()
             batch, prompts = self.batch(number, state.bundle)
             state, scalars, images = self.compiled()(state, self._frozen, batch)
@@ -336,6 +314,40 @@ class Finetuning:
 
         def tell() -> None:
             values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            on_step(Progress(number, self.config.training.steps, values, prompts, pictures))
+            on_step(StepReport(number, self.config.training.steps, values, prompts, pictures))
 
         return tell
+
+
+def _save(checkpoints: Checkpoints, step: int, state: State, *, new: bool, leaving: bool) -> None:
+    """Finishes the checkpoint that is under way, and begins that of `step`, if it is `new` and not there yet.
+
+    Args:
+        leaving: whether this is the last one, which is waited for.
+
+    Raises:
+        UserError: one line, where the disk does not take it and steps would be lost; else that is a warning.
+    """
+    try:
+        checkpoints.finish()
+    except Unsaved as error:
+        _warn_unsaved(checkpoints, error)
+    last = checkpoints.latest()
+    if not new or step == last:
+        return
+    try:
+        checkpoints.save(step, state)
+        if leaving or last is None:  # else it is written while the next steps are taken
+            checkpoints.finish()
+    except Unsaved as error:
+        if leaving and last is not None:
+            raise UserError(f"{error}; the last is checkpoint {last}: make room, and --resume") from None
+        _warn_unsaved(checkpoints, error)
+
+
+def _warn_unsaved(checkpoints: Checkpoints, error: Unsaved) -> None:
+    last = checkpoints.latest()
+    if last is None:
+        raise UserError(f"{error}; there is none before it, and all would be lost") from None
+    if parallel.is_first():
+        print(f"warning: {error}; the last is checkpoint {last}", file=sys.stderr, flush=True)

@@ -35,8 +35,8 @@ class Interruption:
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         print(f"\n{name}: ending after what is under way; once more ends at once", file=sys.stderr, flush=True)
 
-    def before(self, step: int) -> bool:
-        """Whether to end before this step is taken: whether any host was asked to, which each tells the others."""
+    def on_any_host(self) -> bool:
+        """Whether any host was asked to end, which each tells the others; all must ask."""
         return parallel.any_of_all(self.asked)
 
     def checking(self, on_batch: Callable[[int], None]) -> Callable[[int], None]:
@@ -47,7 +47,7 @@ class Interruption:
 
         def told(count: int) -> None:
             on_batch(count)
-            if parallel.any_of_all(self.asked):
+            if self.on_any_host():
                 raise Interrupted
 
         return told

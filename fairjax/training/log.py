@@ -15,8 +15,9 @@ from tensorboardX import SummaryWriter
 from tensorboardX.event_file_writer import EventFileWriter
 
 from fairjax import files, parallel
+from fairjax.config import LOG
 from fairjax.program import UserError
-from fairjax.training.finetuning import Progress
+from fairjax.training.finetuning import StepReport
 
 _QUEUE = 10_000
 """How much may wait to be written for TensorBoard: more than there is between two looks at whether it still is."""
@@ -36,14 +37,14 @@ class Log:
 
     def __init__(self, folder: Path, start: int, images: int, wandb: str | None = None):
         self._wandb = _weights_and_biases(wandb, folder) if wandb else None
-        path = folder / "log.jsonl"
+        path = folder / LOG
         files.write_json_lines(path, (row for row in files.json_lines(path, step=int) if row["step"] <= start))
         self._file, self._images = path.open("a", encoding="utf-8"), images
         self._board = _tensorboard(folder / "tensorboard", start)
         self._full = False
         self._since = time.monotonic()
 
-    def __call__(self, progress: Progress, images: np.ndarray | None) -> float:
+    def __call__(self, progress: StepReport, images: np.ndarray | None) -> float:
         """Writes one step, with its images if there are any; returns the seconds since the last."""
         now = time.monotonic()
         seconds, self._since = now - self._since, now

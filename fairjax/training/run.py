@@ -17,10 +17,10 @@ from rich.progress import Progress
 from fairjax import files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import ADAPTER, BEST, CONFIG, Experiment
+from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
-from fairjax.evaluation.columns import BASE, Column, Setting
+from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.faces.judges import Judge, check_agreement
@@ -28,18 +28,15 @@ from fairjax.models.functional import Params
 from fairjax.program import UserError, blame
 from fairjax.progress import bars, counting
 from fairjax.schema import Section
-from fairjax.training.finetuning import Finetuning
-from fairjax.training.finetuning import Progress as Step
+from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.interruption import Interrupted, Interruption, interruption
 from fairjax.training.log import Log, check_client
 from fairjax.training.state import State
 from fairjax.training.validation import Validation
 from fairjax.training.watch import STALLS, Watch
 
-CHECKPOINTS = "checkpoints"
-
-_OF_NO_MATTER = ("steps", "microbatch", "max_skipped", "save_every", "keep", "keep_every", "images_every", "wandb")
-"""What of the training a run may go on with otherwise: its steps are the same ones."""
+_MAY_CHANGE = ("steps", "microbatch", "max_skipped", "save_every", "keep", "keep_every", "images_every", "wandb")
+"""Fields of `training` that may differ when a run is resumed: they do not change what its steps compute."""
 
 Resume = bool | Literal["anyway"]
 """Whether to continue the run in the folder; "anyway" even as it was not configured."""
@@ -64,7 +61,7 @@ def check(config: Experiment, folder: Path, resume: Resume) -> None:
 def _differences(old: Experiment, new: Experiment) -> list[str]:
     before, after = _flat(old), _flat(new)
     changed = (name for name in before if before[name] != after[name])
-    kept = {"output"} | {f"training.{name}" for name in _OF_NO_MATTER}  # a run folder may be moved
+    kept = {"output"} | {f"training.{name}" for name in _MAY_CHANGE}  # a run folder may be moved
     return [
         f"{name} = {after[name]!r}, but the run has {before[name]!r}"
         for name in changed
@@ -130,7 +127,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             if checkpoints.lost() and resume != "anyway":
                 told = f"every checkpoint in {folder / CHECKPOINTS} is damaged: there is nothing to go on from"
                 raise UserError(f"--resume: {told}; --resume-anyway begins anew")
-            start = finetuning.start(checkpoints)
+            start = finetuning.steps_taken(checkpoints)
             parallel.wait_for_all("checkpoint restored")
             if parallel.is_first():
                 files.write_text(folder / CONFIG, schema.dump(config))
@@ -147,7 +144,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             adapter: Bundle = jax.device_get(state.ema)
             if parallel.is_first():
                 save_adapter(adapter, finetuning.pipeline, folder / ADAPTER)
-            after = Column("after", adapter, log=folder / "log.jsonl")
+            after = Column(AFTER, adapter, log=folder / LOG)
             comparison.measure(after, asked.checking(counting(progress, after.name, comparison.num_images)))
         about = {"steps": int(state.step), "skipped_steps": int(state.skipped), "seed": config.seed}
         results = comparison.finish(console, about | {"command": shlex.join(command)})
@@ -164,7 +161,8 @@ def _train(
 ) -> State:  # fmt: skip
     """Takes the steps that are left; raises Interrupted where it was asked to end before the last.
 
-    `prepared` are the seconds that reading took, and where memory is short compiling: they count to the first step's.
+    `prepared` are the seconds that reading took, with compiling where memory decides the microbatch; the time until the
+    first step includes them.
     """
     config = finetuning.config.training
     per_step = config.prompts_per_step * config.images_per_prompt
@@ -173,7 +171,7 @@ def _train(
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
     smoothed, began = {}, time.monotonic() - prepared
 
-    def on_step(step: Step) -> None:
+    def on_step(step: StepReport) -> None:
         due = step.step % config.images_every == 0 or step.step == step.steps
         images = step.images() if due else None  # every host has a part of them
         if log is None:
@@ -203,7 +201,7 @@ def _train(
     validation = Validation(finetuning, folder, start, on_look, on_batch=lambda images: watch.alive())
     try:
         with watch:
-            state = finetuning.run(checkpoints, on_step, asked.before, validation)
+            state = finetuning.run(checkpoints, on_step, asked.on_any_host, validation)
         if int(state.step) < config.steps:
             raise Interrupted
         return state

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from fairjax import parallel
@@ -38,7 +39,7 @@ CAUSES = (
     "the frozen model's pixels", "the pixels", "what classifiers say of the frozen model's", "what classifiers say",
     "the image semantics", "the face embedding", "the fairness loss", "the image loss", "the face loss",
 )  # fmt: skip
-"""What may not be finite in a step, each a consequence of those before it."""
+"""Where a step may have numbers that are not finite, each a consequence of those before it."""
 
 
 class Batch(NamedTuple):
@@ -60,6 +61,17 @@ class Frozen(NamedTuple):
     table: SolverTable
 
 
+class Pairs(NamedTuple):
+    """This device's n images beside the frozen model's from the same noise, and what is known of both."""
+
+    images: jax.Array  # [n, H, W, 3]
+    original: jax.Array  # [n, H, W, 3], the frozen model's
+    verdict: Verdict
+    frozen_verdict: Verdict
+    labels: list[jax.Array]  # by attribute [n], the class to become; -1 for none
+    frozen_labels: list[jax.Array]  # by attribute [n], the class of the frozen model's image; -1 without a face
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
     """The static part of a step: networks and choices."""
@@ -73,43 +85,43 @@ class Step:
 
     def __call__(self, state: State, frozen: Frozen, batch: Batch) -> tuple[State, dict[str, jax.Array], jax.Array]:
         """Returns the new state, scalars to log, and this device's images [n, H, W, 3]."""
-        make = self._maker(frozen, batch)
-        original = make({}, batch.plain_ids)
-        images, pull_back = jax.vjp(lambda bundle: make(bundle, batch.ids), state.bundle)
-        (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(
-            images, lax.stop_gradient(original), frozen, batch
-        )
+        sample = self._sampler(frozen, batch)
+        original = sample({}, batch.plain_ids)
+        images, pull_back = jax.vjp(lambda bundle: sample(bundle, batch.ids), state.bundle)
+        (_, scalars), cotangent = jax.value_and_grad(self._loss, has_aux=True)(images, original, frozen, batch)
         (gradient,) = pull_back(cotangent)
         gradient, scalars = parallel.mean((gradient, scalars))
-        scalars["gradient_norm"] = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+        scalars["gradient_norm"] = optax.tree.norm(gradient)
         return update(state, scalars["loss"], gradient, self.training), scalars, images
 
     def unsound(self, state: State, frozen: Frozen, batch: Batch) -> jax.Array:
         """Which of CAUSES are not finite in a step, for each of this device's images: bool [n, causes]."""
-        make = self._maker(frozen, batch)
-        original, images = make({}, batch.plain_ids), make(state.bundle, batch.ids)
+        sample = self._sampler(frozen, batch)
+        original, images = sample({}, batch.plain_ids), sample(state.bundle, batch.ids)
         each, (verdict, frozen_verdict), _ = self._losses(images, original, frozen, batch)
         identity = self._in_chunks(partial(self.judges.identity, frozen.judges), images, verdict.faces)
-        said = [jnp.concatenate(list(seen.logits.values()), axis=1) for seen in (frozen_verdict, verdict)]
-        meaning = jnp.concatenate(self._in_chunks(partial(self.judges.meaning, frozen.judges), images), axis=1)
-        told = (original, images, *said, meaning, jnp.where(verdict.has_face[:, None], identity, 0), *each.values())
-        return jnp.stack([~jnp.isfinite(value.reshape(len(value), -1)).all(axis=1) for value in told], axis=1)
+        logits = [jnp.concatenate(list(seen.logits.values()), axis=1) for seen in (frozen_verdict, verdict)]
+        semantics = jnp.concatenate(self._in_chunks(partial(self.judges.meaning, frozen.judges), images), axis=1)
+        faces = jnp.where(verdict.has_face[:, None], identity, 0)
+        checked = (original, images, *logits, semantics, faces, *each.values())  # in the order of CAUSES
+        return jnp.stack([~jnp.isfinite(value.reshape(len(value), -1)).all(axis=1) for value in checked], axis=1)
 
-    def _maker(self, frozen: Frozen, batch: Batch) -> Callable[[Bundle, jax.Array], jax.Array]:
+    def _sampler(self, frozen: Frozen, batch: Batch) -> Callable[[Bundle, jax.Array], jax.Array]:
         """(adapters, token ids) -> this device's images, always from the same noise."""
         numbers = parallel.local_images(batch.ids.shape[0] * self.training.images_per_prompt)
         rows = jnp.stack(jnp.divmod(numbers, self.training.images_per_prompt), axis=1)  # prompt, number of the image
         noise = self.pipeline.noise(image_keys(jax.random.fold_in(batch.key, NOISE), rows))
         choice = image_keys(jax.random.fold_in(batch.key, CHOICE), rows)
-        return lambda bundle, ids: self._images(frozen, bundle, ids, rows[:, 0], noise, batch, choice)
-
-    def _images(self, frozen, bundle, ids, prompts, noise, batch, choice):
         t = self.training
-        return self.pipeline.sample(
-            frozen.pipeline, bundle, ids, batch.empty, prompts, noise, frozen.table, batch.num_steps, t.guidance_scale,
-            gradient=t.gradient, grad_steps=t.grad_steps, microbatch=t.microbatch,
-            image_keys=choice if t.grad_steps else None,
-        )  # fmt: skip
+
+        def sample(bundle: Bundle, ids: jax.Array) -> jax.Array:
+            return self.pipeline.sample(
+                frozen.pipeline, bundle, ids, batch.empty, rows[:, 0], noise, frozen.table, batch.num_steps,
+                t.guidance_scale, gradient=t.gradient, grad_steps=t.grad_steps, microbatch=t.microbatch,
+                image_keys=choice if t.grad_steps else None,
+            )  # fmt: skip
+
+        return sample
 
     def _loss(self, images, original, frozen, batch):
         """The mean loss of this device's images, and what it is made of.
@@ -128,7 +140,7 @@ class Step:
             "targeted": jnp.stack([label >= 0 for label in labels]).mean(),
             "prompts_without_target": (without & asked).mean() * len(batch.ids),  # each prompt has as many images
         }
-        return total, scalars | self._shares(*everyone)
+        return total, scalars | self._biases(*everyone)
 
     def _losses(self, images, original, frozen, batch):
         """The losses of each of this device's images, by name; what is seen of them, and whom they are to become."""
@@ -141,6 +153,7 @@ class Step:
         *labels, without = self._own_targets(*everyone, batch)
         frozen_probs = [frozen_verdict.probs[name] for name in self.attributes]
         frozen_labels = [jnp.where(frozen_verdict.has_face, p.argmax(1), -1) for p in frozen_probs]
+        pairs = Pairs(images, original, verdict, frozen_verdict, labels, frozen_labels)
         fairness = sum(
             losses.alignment_loss(verdict.logits[name], label)
             for name, label in zip(self.attributes, labels, strict=True)
@@ -149,8 +162,8 @@ class Step:
             labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor1), self.loss.no_face
         )
         kept = jnp.where(asked, factors, 1)  # nothing at all should change where nobody is asked for
-        image = kept * self._change(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
-        face = self._face_loss(images, original, verdict, frozen_verdict, labels, frozen_labels, frozen)
+        image = kept * self._change(pairs, frozen)
+        face = self._face_loss(pairs, frozen)
         each = {"fairness": fairness, "image": image, "face": face}
         return each, (verdict, frozen_verdict), (everyone, labels, without)
 
@@ -192,11 +205,12 @@ class Step:
         how = {"threshold": self.loss.threshold, "num_sets": self.loss.num_sets, "cost_weights": self.cost_weights}
         return jax.vmap(lambda *args: targets(args[:-3], *args[-3:], **how).labels)(*arguments)
 
-    def _change(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
+    def _change(self, pairs: Pairs, frozen: Frozen) -> jax.Array:
         """How far the image means something else; what must change is felt less inside the face (appendix).
 
         As in the authors' scripts that is the square which classifiers see, in both images: hair and ears with it.
         """
+        images, original, verdict, frozen_verdict, labels, frozen_labels = pairs
         inside = losses.image_factors(labels, frozen_labels, verdict.has_face, self._factors(self.loss.factor2), 1.0)
         both = verdict.has_face & frozen_verdict.has_face
         squares = (self.judges.judge.squares(each.faces) for each in (verdict, frozen_verdict))
@@ -207,8 +221,9 @@ class Step:
         ours, theirs = (self._in_chunks(meaning, shown) for shown in (scaled, original))
         return sum(losses.cosine_distance(a, b) for a, b in zip(ours, theirs, strict=True))
 
-    def _face_loss(self, images, original, verdict, frozen_verdict, labels, frozen_labels, frozen):
+    def _face_loss(self, pairs: Pairs, frozen: Frozen) -> jax.Array:
         """Keeps faces those of somebody: the frozen image's own where it may stay, else a near one of the bank."""
+        images, original, verdict, frozen_verdict, labels, frozen_labels = pairs
         bank = frozen.judges["bank"]
         identity = partial(self.judges.identity, frozen.judges)
         embeddings = self._in_chunks(identity, images, verdict.faces)
@@ -231,7 +246,7 @@ class Step:
     def _factors(self, by_attribute: dict[str, float]) -> list[float]:
         return [by_attribute.get(name, self.loss.default_factor) for name in self.attributes]
 
-    def _shares(self, probs: list[jax.Array], has_face: jax.Array) -> dict[str, jax.Array]:
+    def _biases(self, probs: list[jax.Array], has_face: jax.Array) -> dict[str, jax.Array]:
         """The bias that the images of this step show, of each attribute and of all jointly; the mean over prompts.
 
         A prompt without a face is left out; where all are without, it is NaN.

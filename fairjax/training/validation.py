@@ -138,12 +138,12 @@ class Validation:
             "diversity": _mean(ratios),
         }
 
-    def _warnings(self, scalars: Mapping[str, float | None]) -> list[str]:
+    def _warnings(self, scalars: Mapping[str, float]) -> list[str]:
         bounds = {name: getattr(self.section, f"min_{name}") for name in _BOUNDED}
         return [
             f"{scalars[name]:.2f} {_BOUNDED[name]}: below validation.min_{name} = {bound}"
             for name, bound in bounds.items()
-            if scalars[name] is not None and scalars[name] < bound
+            if scalars[name] < bound  # of NaN, where nothing can be said, it is False
         ]
 
 

@@ -57,14 +57,14 @@ class Watch:
             self._since = time.monotonic()
 
     def _watch(self) -> None:
-        told = None
+        reported = None
         while not self._ending.wait(self._least / 10):
             since = self._since
-            if not self._seconds or since == told:
+            if not self._seconds or since == reported:
                 continue
             usual, silent = statistics.median(self._seconds), time.monotonic() - since
             if silent > max(self._patience * usual, self._least):
-                told = since
+                reported = since
                 self._tell(silent, usual)
 
     def _tell(self, silent: float, usual: float) -> None:
