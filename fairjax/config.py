@@ -106,6 +106,9 @@ class JudgesSection(Section):
         ("portraits/image_semantics",),
         description="CLIP and DINOv2, folders or hub ids, whose embeddings images are to keep",
     )
+    evaluation_semantics: tuple[str, ...] | None = Field(
+        None, description="those that measure how far images keep them; null takes `semantics`"
+    )
     face: str = Field("portraits/face_embedding", description="whose face it is: a folder, or SFNet-20 (.pth)")
     bank: str = Field("portraits/face_embedding/bank.safetensors", description="embeddings of real faces")
 

@@ -205,7 +205,8 @@ def assert_the_average_is_exported(run, world):
 def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tmp_path, capsys, mistake, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", installed_without_fairjax)
     run = tmp_path / "run"
-    asked = [*TINY, *arguments(small_world), "--output", str(run)]
+    measures = shutil.copytree(small_world / "image_semantics", tmp_path / "clip")  # a network that measures alone
+    asked = [*TINY, *arguments(small_world), f"--judges.evaluation_semantics=[{measures}]", "--output", str(run)]
     assert train_program.main(asked) == 0
     told = capsys.readouterr().out
     assert (
@@ -222,7 +223,8 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
             gender = results[name][kind]["gender"]
             assert 0 <= gender["bias"] <= 1 and sum(gender["frequencies"].values()) == pytest.approx(1)
     assert len(results["per_prompt"]) == 4 and results["images_per_prompt"] == 4
-    kept = results["preservation"]["image_semantics"]["held_out"]
+    assert list(results["preservation"]) == ["clip"]
+    kept = results["preservation"]["clip"]["held_out"]
     assert -1 <= kept["similarity"]["after"] <= 1 and kept["frechet"]["after"] >= 0
     assert "like the one before" in told and "varied within a class" in told
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
@@ -247,7 +249,7 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     pictures = {path.name for path in (measured / "figures").iterdir()}
     assert pictures == {"by-prompt-gender.png", "classes.png", "training.png", "pictures.png"}
     assert set(again["nobody"]["faces"]) == {"before", "after"} and again["nobody"]["prompts"]
-    assert again["preservation"]["image_semantics"]["held_out"]["alignment"].keys() == {"before", "after"}
+    assert again["preservation"]["clip"]["held_out"]["alignment"].keys() == {"before", "after"}
 
     longer = ["--training.steps", "3", "--training.save_every", "7", *changed, "--resume-anyway"]
     assert train_program.main([*asked, *longer]) == 0

@@ -33,6 +33,13 @@ DINOV2_BASE = {  # facebook/dinov2-base's
     "num_attention_heads": 12, "num_channels": 3, "num_hidden_layers": 12, "patch_size": 14, "qkv_bias": True,
     "use_swiglu_ffn": False,
 }  # fmt: skip
+# Those that the paper measures with: laion/CLIP-ViT-bigG-14-laion2B-39B-b160k and facebook/dinov2-giant.
+BIG_G = H14 | {
+    "hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48, "projection_dim": 1280,
+}  # fmt: skip
+DINOV2_GIANT = DINOV2_BASE | {
+    "hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True,
+}  # fmt: skip
 
 
 def images_of(height, width, n=2):
@@ -83,29 +90,46 @@ def test_a_layer_of_dinov2_base_at_its_real_geometry(tmp_path):
     assert relative(states, expected) <= 1e-4
 
 
-def test_a_layer_of_clip_h14_at_its_real_geometry(tmp_path):
-    """1280 wide with 16 heads, 224 px in patches of 14, the exact gelu, projected to 1024."""
-    config = transformers.CLIPVisionConfig(**H14 | {"num_hidden_layers": 1})
+def test_dinov2_with_a_gated_mlp(tmp_path):
+    """ViT-g/14's: two thirds of 81 inner channels, brought to a multiple of 8, are 56."""
+    config = transformers.Dinov2Config(**DINO | {"image_size": 28, "hidden_size": 27, "use_swiglu_ffn": True})
+    theirs = randomised(transformers.Dinov2Model(config))
+    theirs.save_pretrained(tmp_path)
+    network, params = load_dinov2(tmp_path)
+    with torch.no_grad():
+        expected = theirs(nchw(images_of(28, 28))).pooler_output.numpy()
+    assert relative(network.apply(params, images_of(28, 28)), expected) <= 1e-4
+
+
+@pytest.mark.parametrize(("kind", "dimensions"), [(H14, 1024), (BIG_G, 1280)], ids=["H/14", "bigG/14"])
+def test_a_layer_of_clip_at_its_real_geometry(kind, dimensions, tmp_path):
+    """1280 and 1664 wide with 16 heads, 224 px in patches of 14, the exact gelu, projected."""
+    config = transformers.CLIPVisionConfig(**kind | {"num_hidden_layers": 1})
     theirs = randomised(transformers.CLIPVisionModelWithProjection(config))
     theirs.save_pretrained(tmp_path)
     network, params = load_clip_vision(tmp_path)
     images = images_of(224, 224, 1)
     with torch.no_grad():
         expected = theirs(nchw(images)).image_embeds.numpy()
-    assert expected.shape == (1, 1024) and config.image_size == 224
+    assert expected.shape == (1, dimensions) and config.image_size == 224
     assert relative(jax.jit(network.apply)(params, images), expected) <= 1e-4
 
 
-def test_dinov2_base_and_clip_h14_have_their_sizes():
-    """As PyTorch has them, without allocating any: 86.6 and 632.1 million numbers."""
-    dino = functional(lambda rngs: Dinov2Model(Dinov2Config.from_dict(DINOV2_BASE), rngs=rngs)).abstract
-    clip = functional(lambda rngs: CLIPVisionModel(CLIPVisionConfig.from_dict(H14), rngs=rngs)).abstract
+@pytest.mark.parametrize(
+    ("dino_fields", "dino_size", "clip_fields", "clip_size"),
+    [(DINOV2_BASE, 86_579_712, H14, 632_076_800), (DINOV2_GIANT, 1_136_479_232, BIG_G, 1_844_907_264)],
+    ids=["that are listened to", "that the paper measures with"],
+)
+def test_dinov2_and_clip_have_their_sizes(dino_fields, dino_size, clip_fields, clip_size):
+    """As PyTorch has them, without allocating any."""
+    dino = functional(lambda rngs: Dinov2Model(Dinov2Config.from_dict(dino_fields), rngs=rngs)).abstract
+    clip = functional(lambda rngs: CLIPVisionModel(CLIPVisionConfig.from_dict(clip_fields), rngs=rngs)).abstract
     with torch.device("meta"):
-        torch_dino = transformers.Dinov2Model(transformers.Dinov2Config(**DINOV2_BASE))
-        torch_clip = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**H14))
-    mask_token = DINOV2_BASE["hidden_size"]  # of pretraining, which fairjax does not do
-    assert num_params(dino) == torch_dino.num_parameters() - mask_token == 86_579_712
-    assert num_params(clip) == torch_clip.num_parameters() == 632_076_800
+        torch_dino = transformers.Dinov2Model(transformers.Dinov2Config(**dino_fields))
+        torch_clip = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**clip_fields))
+    mask_token = dino_fields["hidden_size"]  # of pretraining, which fairjax does not do
+    assert num_params(dino) == torch_dino.num_parameters() - mask_token == dino_size
+    assert num_params(clip) == torch_clip.num_parameters() == clip_size
 
 
 def test_the_two_towers_of_a_clip_are_read_apart(tmp_path):
@@ -321,7 +345,7 @@ def test_a_bank_that_is_none_is_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("use_swiglu_ffn", True), ("hidden_act", "quick_gelu"), ("image_size", [224, 196]), ("drop_path_rate", 0.1)],
+    [("hidden_dropout_prob", 0.1), ("hidden_act", "quick_gelu"), ("image_size", [224, 196]), ("drop_path_rate", 0.1)],
 )
 def test_a_field_of_dinov2_that_is_not_computed_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"{field} = .* is not supported"):

@@ -107,7 +107,7 @@ def test_embeddings_are_those_of_each_image_and_of_length_one():
 def test_the_embedded_clip_tells_which_prompt_a_picture_shows():
     """What is called CLIP-T: the shipped towers agree on who is drawn, so that the figure says something."""
     section = JudgesSection()
-    (network,) = reading.by_name(section, reading.semantics_of(section)).values()
+    (network,) = reading.evaluation_semantics(section).values()
     (tower,) = reading.text_towers(section).values()
     chosen = OCCUPATIONS[::9]
     prompts = [f"a photo of a {occupation.name}" for occupation in chosen]
@@ -159,7 +159,8 @@ def test_an_evaluation_says_how_images_stay_by_clip_and_dinov2_each(small_world,
 def test_networks_of_one_name_are_told_apart_and_none_is_asked_twice(models, tmp_path):
     folders = [shutil.copytree(models / "dinov2", tmp_path / owner / "net") for owner in ("a", "b")]
     section = JudgesSection(semantics=(*map(str, folders), str(models / "clip")))
-    assert list(reading.by_name(section, "xyz")) == [*map(str, folders), "clip"]
-    again = JudgesSection(semantics=(str(models / "clip"), f"{models}/clip/"))
-    with pytest.raises(ValueError, match=f"^judges.semantics names {models}/clip twice: each network should be named"):
-        reading.by_name(again, "xy")
+    assert list(reading.evaluation_semantics(section)) == [*map(str, folders), "clip"]
+    again = JudgesSection(evaluation_semantics=(str(models / "clip"), f"{models}/clip/"))
+    twice = f"^judges.evaluation_semantics names {models}/clip twice: each network should be named"
+    with pytest.raises(ValueError, match=twice):
+        reading.evaluation_semantics(again)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL.Image import Image
 from rich.console import Console
@@ -58,6 +59,12 @@ class Networks(NamedTuple):
     semantics: Mapping[str, tuple[Semantics, Params]] = MappingProxyType({})
     texts: Mapping[str, TextTower] = MappingProxyType({})
 
+    def placed(self) -> Networks:
+        """With those for images on the devices; where they are there already, nothing is copied."""
+        mesh = parallel.mesh()
+        on_devices = {name: (part, parallel.replicate(own, mesh)) for name, (part, own) in self.semantics.items()}
+        return self._replace(semantics=on_devices)
+
 
 class Comparison:
     """Measures models side by side, keeps what they make in the run folder, and tells the differences.
@@ -74,16 +81,14 @@ class Comparison:
         config: Experiment, folder: Path, errors: Mapping[str, np.ndarray] | None = None,
         networks: Networks = Networks(), nobody: Sequence[Prompt] = (),  # noqa: B008
     ):  # fmt: skip
-        mesh = parallel.mesh()
-        self.pipeline, self.judge, self.params = pipeline, judge, parallel.replicate(params, mesh)
+        self.pipeline, self.judge, self.params = pipeline, judge, parallel.replicate(params, parallel.mesh())
         self.prompts, self.config, self.folder = prompts, config, folder
         self.attributes = judge.attributes
         self.scoring = Scoring(self.attributes, target.attributes)
         asked_for = [prompt.subject for prompt in prompts]
         self.wished = per_prompt(asked_for, target, self.attributes)  # [p, K]
         self.kinds = [kind for kind, held_out in _KINDS.items() if any(p.held_out == held_out for p in prompts)]
-        placed = {name: (part, parallel.replicate(own, mesh)) for name, (part, own) in networks.semantics.items()}
-        self.errors, self.networks, self.nobody = errors or {}, networks._replace(semantics=placed), nobody
+        self.errors, self.networks, self.nobody = errors or {}, networks.placed(), nobody
         self.studio, self.setting = Studio(pipeline, config.evaluation, folder), Setting.of(config)
         self.columns: dict[str, Column] = {}
         self.measured: dict[str, Measured] = {}
@@ -103,8 +108,14 @@ class Comparison:
         """How many images a column has."""
         return (len(self.prompts) + len(self.nobody)) * self.config.evaluation.images_per_prompt
 
+    def rest(self) -> None:
+        """Takes the networks off the devices until `measure` needs them."""
+        resting = {name: (part, jax.device_get(own)) for name, (part, own) in self.networks.semantics.items()}
+        self.networks = self.networks._replace(semantics=resting)
+
     def measure(self, column: Column, on_batch: Callable[[int], None]) -> None:
         """Generates and scores; the column of the base model comes first."""
+        self.networks = self.networks.placed()
         self.columns[column.name] = column
         texts = [prompt.text for prompt in (*self.prompts, *self.nobody)]
         looked_at = self._looked_at(self.studio.images(column, texts, self.setting, on_batch), self._shown_prompts())

@@ -39,8 +39,8 @@ def evaluate(
         for setting in (Setting.of(config), *settings):
             pipeline.check_steps(setting.num_steps, "evaluation.num_steps", setting.solver)
         folder = Path(config.output)
-        semantics = reading.semantics_of(config.judges, config.training.precision)
-        networks = Networks(reading.by_name(config.judges, semantics), reading.text_towers(config.judges))
+        semantics = reading.evaluation_semantics(config.judges, config.training.precision)
+        networks = Networks(semantics, reading.text_towers(config.judges))
         comparison = Comparison(
             pipeline, judge, params, target, asked_for.measuring(config.evaluation.subjects), config, folder,
             reading.errors(config.judges), networks, prompts.nobody(config.prompts),

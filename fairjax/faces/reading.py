@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -55,46 +55,56 @@ def judges(section: JudgesSection, dtype: str = "float32", *, weights: bool = Tr
 def semantics_of(
     section: JudgesSection, dtype: str = "float32", *, weights: bool = True
 ) -> list[tuple[Semantics, Params]]:  # fmt: skip
-    """The networks that say what an image means, with their parameters; raises as `judges`, and takes the same."""
-    called(section)  # each is named once, or else before hours of measuring
-    return [_semantics(name, jnp.dtype(dtype), weights) for name in section.semantics]
+    """The networks of the image semantics that training follows, with parameters; raises and takes as `judges`."""
+    called(section.semantics, "semantics")  # each is named once, or else before hours of measuring
+    return [_semantics(name, "semantics", jnp.dtype(dtype), weights) for name in section.semantics]
 
 
-def by_name(
-    section: JudgesSection, networks: Iterable[tuple[Semantics, Params]]
+def evaluation_semantics(
+    section: JudgesSection, dtype: str = "float32", *, weights: bool = True
 ) -> dict[str, tuple[Semantics, Params]]:  # fmt: skip
-    """The section's networks of the image semantics by what they are called (`called`)."""
-    return dict(zip(called(section), networks, strict=True))
-
-
-def called(section: JudgesSection) -> list[str]:
-    """The names of the section's networks of the image semantics: without folders and owners, but where two are alike.
-
-    Raises:
-        ValueError: one line, where one is named twice.
-    """
-    whole = [str(Path(name)) for name in section.semantics]
-    for name in whole:
-        if whole.count(name) > 1:
-            raise ValueError(f"judges.semantics names {name} twice: each network should be named once")
-    last = [Path(name).name for name in whole]
-    return [short if last.count(short) == 1 else name for short, name in zip(last, whole, strict=True)]
+    """By what they are called, the networks that measure how far images keep their semantics; raises and takes as
+    `judges`."""
+    names, field = _measuring(section)
+    return {key: _semantics(name, field, jnp.dtype(dtype), weights) for key, name in called(names, field).items()}
 
 
 def text_towers(section: JudgesSection) -> dict[str, TextTower]:
-    """By name as `by_name` has them, the other half of those networks that are a CLIP of images and texts.
+    """By name, the other half of those of `evaluation_semantics` that are a CLIP of images and texts.
 
     Raises:
         FileNotFoundError, ValueError: one line, where it has no tokenizer, say.
     """
-    towers = {}
-    for key, name in zip(called(section), section.semantics, strict=True):
-        folder = _semantics_folder(name)
+    towers, (names, field) = {}, _measuring(section)
+    for key, name in called(names, field).items():
+        folder = _semantics_folder(name, field)
         if files.read_json(folder / "config.json").get("model_type") == "clip":
             network, params, config = vision.load_clip_text(folder)
             params = jax.tree.map(jnp.asarray, params)
             towers[key] = TextTower(network, params, pipelines.read_tokenizer(folder, config))
     return towers
+
+
+def _measuring(section: JudgesSection) -> tuple[Sequence[str], str]:
+    """The networks of the image semantics that measure, and the field that names them."""
+    if section.evaluation_semantics is None:
+        return section.semantics, "semantics"
+    return section.evaluation_semantics, "evaluation_semantics"
+
+
+def called(names: Sequence[str], field: str) -> dict[str, str]:
+    """Networks of the image semantics by what they are called: without folders and owners, but where two are alike.
+
+    Raises:
+        ValueError: one line, where one is named twice.
+    """
+    whole = [str(Path(name)) for name in names]
+    for name in whole:
+        if whole.count(name) > 1:
+            raise ValueError(f"judges.{field} names {name} twice: each network should be named once")
+    last = [Path(name).name for name in whole]
+    keys = [short if last.count(short) == 1 else name for short, name in zip(last, whole, strict=True)]
+    return dict(zip(keys, names, strict=True))
 
 
 def evaluation_judge(section: JudgesSection) -> tuple[Judge, dict[str, Params]]:
@@ -177,13 +187,13 @@ def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[C
     return classifiers.load(file)
 
 
-def _semantics_folder(name: str, weights: bool = True) -> Path:
+def _semantics_folder(name: str, field: str, weights: bool = True) -> Path:
     known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
-    return path(name, "semantics") if known else find(name, "judges.semantics", NETWORK, weights)
+    return path(name, field) if known else find(name, f"judges.{field}", NETWORK, weights)
 
 
-def _semantics(name: str, dtype: jnp.dtype, weights: bool) -> tuple[Semantics, Params]:
-    folder = _semantics_folder(name, weights)
+def _semantics(name: str, field: str, dtype: jnp.dtype, weights: bool = True) -> tuple[Semantics, Params]:
+    folder = _semantics_folder(name, field, weights)
     fields = files.read_json(folder / "config.json")
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in _VISION:

@@ -69,7 +69,8 @@ def _target(config: Experiment) -> str:
 
 
 def _missing(config: Experiment) -> dict[str, HubFiles]:
-    asked = {config.model: PIPELINE} | dict.fromkeys(config.judges.semantics, NETWORK)
+    judges = config.judges
+    asked = {config.model: PIPELINE} | dict.fromkeys((*judges.semantics, *(judges.evaluation_semantics or ())), NETWORK)
     return {
         name: files for name, files in asked.items() if not name.startswith(f"{PORTRAITS}/") and on_hub(name, files)
     }
@@ -91,9 +92,12 @@ def _described(name: str, files: HubFiles) -> bool:
 
 def _check_what_is_here(config: Experiment, missing: list[str]) -> None:
     """Reads all judges but those of which nothing is known, and whom the run asks for."""
-    here = tuple(name for name in config.judges.semantics if name not in missing)
+    section, here = config.judges, {}
+    for field in ("semantics", "evaluation_semantics"):
+        here[field] = tuple(name for name in getattr(section, field) or () if name not in missing)
     with blame("configuration"):
-        section = config.judges.model_copy(update={"semantics": here})
+        section = section.model_copy(update=here)
+        reading.evaluation_semantics(section, weights=False)
         judges, (measuring, _) = reading.judges(section), reading.evaluation_judge(section)
         target = tables.target(config.target, judges.judge.attributes, subjects(config.prompts).known)
         check_agreement(target.attributes, judges.judge, measuring)

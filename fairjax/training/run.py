@@ -23,7 +23,7 @@ from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
-from fairjax.faces.judges import Judge, check_agreement
+from fairjax.faces.judges import Judge, Semantics, check_agreement
 from fairjax.models.functional import Params
 from fairjax.program import UserError, blame
 from fairjax.progress import bars, counting
@@ -88,6 +88,7 @@ def prepare(
     with blame("configuration"):
         finetuning = Finetuning(config, mesh, weights=weights)
         judge, params = reading.evaluation_judge(config.judges)
+        reading.evaluation_semantics(config.judges, weights=False)  # that they can be read
         usual = Setting.of(config)
         finetuning.pipeline.check_steps(usual.num_steps, "evaluation.num_steps", usual.solver)
         check_agreement(finetuning.target.attributes, finetuning.judges.judge, judge)
@@ -131,15 +132,16 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             parallel.wait_for_all("checkpoint restored")
             if parallel.is_first():
                 files.write_text(folder / CONFIG, schema.dump(config))
-        placed = zip(finetuning.judges.semantics, finetuning.place().judges["semantics"], strict=True)
         comparison = Comparison(
             finetuning.pipeline, judge, params, finetuning.target,
             finetuning.subjects.measuring(config.evaluation.subjects), config, folder, errors,
-            Networks(reading.by_name(config.judges, placed)),
+            Networks(_semantics(finetuning)),
         )  # fmt: skip
         comparison.tell_at_once(console)
         with bars(console) as progress, checkpoints:
             comparison.measure(Column(BASE, {}), asked.checking(counting(progress, BASE, comparison.num_images)))
+            if config.judges.evaluation_semantics is not None:  # the training needs their memory
+                comparison.rest()
             state = _train(finetuning, checkpoints, start, folder, progress, asked, prepared)
             adapter: Bundle = jax.device_get(state.ema)
             if parallel.is_first():
@@ -153,6 +155,18 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
             cards.write(folder / ADAPTER, adapter, config, results, use)
         console.print(f"The adapter is in {folder / ADAPTER}", highlight=False)
         return results
+
+
+def _semantics(finetuning: Finetuning) -> dict[str, tuple[Semantics, Params]]:
+    """The networks that measure how far images keep their semantics: networks of their own, or those of the training,
+    which are on the devices."""
+    config = finetuning.config
+    if config.judges.evaluation_semantics is not None:
+        with blame("configuration"):
+            return reading.evaluation_semantics(config.judges, config.training.precision)
+    called = reading.called(config.judges.semantics, "semantics")
+    placed = finetuning.place().judges["semantics"]
+    return dict(zip(called, zip(finetuning.judges.semantics, placed, strict=True), strict=True))
 
 
 def _train(

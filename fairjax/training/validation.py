@@ -110,10 +110,10 @@ class Validation:
             guidance_scale=f.config.training.guidance_scale, solver=f.config.training.solver,
             batch_size=f.config.evaluation.batch_size, on_batch=self.on_batch,
         )  # fmt: skip
-        judges = f.judges
-        networks = zip(judges.semantics, judges.params["semantics"], strict=True)
+        judges, placed = f.judges, f.place().judges
+        networks = zip(judges.semantics, placed["semantics"], strict=True)
         embedded = [preservation.features(part, params, images) for part, params in networks]
-        return Looked(classify(judges.judge, judges.params["judge"], images), embedded)
+        return Looked(classify(judges.judge, placed["judge"], images), embedded)
 
     def _measured(self, bundle: Bundle) -> dict[str, float]:
         """distance: total variation from what is wished, jointly, the mean over prompts; the others as the section's
