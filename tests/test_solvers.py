@@ -138,6 +138,13 @@ def test_coefficients_and_weights_equal_the_golden_numbers():
     np.testing.assert_array_equal(gradient_weights(schedule, "dpm-solver++", 25, "unscaled"), chain)
 
 
+def test_a_chain_that_ends_at_sigma_min_has_the_last_weights_of_diffusers_019():
+    """The version that the authors' scripts pin; its scheduler, with their weights, was run once, at 21 steps."""
+    schedule = NoiseSchedule.from_dict(SD15 | {"final_sigmas_type": "sigma_min"})
+    adjusted = gradient_weights(schedule, "dpm-solver++", 21, "adjusted")
+    np.testing.assert_allclose(adjusted[-4:], [-0.217, 0.099, 0.356, -2.056], atol=5.1e-4)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("solver", list(SCHEDULERS))
 def test_the_chain_is_the_linear_map_that_its_coefficients_say(solver, prediction_type):

@@ -98,9 +98,11 @@ def gradient_weights(schedule: NoiseSchedule, solver: str, num_steps: int, mode:
 
     "adjusted" is what the authors' code does (Shen et al., 2024, section 4.2): w_i = C_i / A_i, times the
     geometric mean of A. A_i is `ancestral_influence` at the step's timestep, so where the solver's own
-    influence C_i is proportional to it, every step weighs the same. "uniform" is what the paper's text says:
-    equal weights, of the same geometric mean and negative, as C is but for schedules that end at sigma_min; only steps
-    that change nothing (C_i = 0) weigh nothing. "unscaled"
+    influence C_i is proportional to it, every step weighs the same. (Under diffusers 0.19, which their scripts pin, a
+    chain ends at sigma_min by a second-order step: there two of the last weights have the other sign, and the last is
+    the largest by far. So it is here for a scheduler with `final_sigmas_type: sigma_min`.) "uniform" is what the
+    paper's text says: equal weights, of the same geometric mean and negative, as C is but for schedules that end at
+    sigma_min; only steps that change nothing (C_i = 0) weigh nothing. "unscaled"
     is C itself: the path through the network's image input is cut, and nothing else is done (s_i = 1 in the paper).
     """
     _, chain = chain_coefficients(schedule, solver, num_steps)

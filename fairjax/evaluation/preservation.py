@@ -1,7 +1,7 @@
 """What else changes: how alike images of the same noise stay, how varied they are, how like what was asked for.
 
-By networks that say what an image means, such as CLIP and DINOv2: the similarities are what the paper calls CLIP-I and
-DINO, the alignment with the prompt is CLIP-T.
+By networks that say what an image means, such as CLIP and DINOv2: the similarities are the paper's CLIP-I and DINO, the
+alignment with the prompt is its CLIP-T, where the networks are (`judges.evaluation_semantics`).
 """
 
 from __future__ import annotations
