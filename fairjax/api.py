@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fairjax import arguments, files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import Experiment, JudgesSection
+from fairjax.config import CONFIG, Experiment, JudgesSection, differences
 from fairjax.evaluation import measuring
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces import reading
@@ -33,10 +34,20 @@ def classify(images: np.ndarray, judges: JudgesSection = EMBEDDED) -> Seen:
 
     Returns:
         class probabilities by attribute [p, n, classes], whether a face is shown [p, n], and what else is.
+
+    Raises:
+        TypeError, ValueError: one line, for images of another kind; as `reading.judges` for judges that are not there.
     """
+    arguments.pictures("images", images)
+    _given("judges", judges, JudgesSection)
     judge, params = reading.evaluation_judge(judges)
     judge.check(images.shape[2:4])
     return measuring.classify(judge, params, images)
+
+
+def _given(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}: it must be a fairjax.{kind.__name__}(...)")
 
 
 def measure_bias(
@@ -67,6 +78,9 @@ class Finetuned(NamedTuple):
     steps: int
     skipped: int  # steps left out because a gradient was not finite
 
+    def __repr__(self) -> str:
+        return f"Finetuned({', '.join(self.bundle)}; {self.steps} steps, {self.skipped} skipped)"
+
 
 def finetune(
     config: Experiment, on_step: OnStep = lambda progress: None, checkpoints: str | Path | None = None
@@ -75,14 +89,26 @@ def finetune(
 
     Args:
         on_step: called after each step with its number, its scalars, its prompts and its images.
-        checkpoints: a folder to save to, and to resume from if it has some.
+        checkpoints: a folder to save to, and to resume from if it has some of the same configuration.
 
     Raises:
-        ValueError, OSError: one line, before anything has run.
+        TypeError, ValueError, OSError: one line, before anything has run.
         fairjax.program.UserError: one line, on the way: too many steps in a row without a finite number
             (`training.max_skipped`), or a disk that takes no checkpoint.
     """
-    kept = Checkpoints(Path(checkpoints), config.training.keep, config.training.keep_every) if checkpoints else None
+    _given("config", config, Experiment)
+    finetuning, kept = Finetuning(config), None
+    if checkpoints:
+        _check_same(config, Path(checkpoints) / CONFIG)
+        kept = Checkpoints(Path(checkpoints), config.training.keep, config.training.keep_every)
+        if parallel.is_first():
+            files.write_text(Path(checkpoints) / CONFIG, schema.dump(config))
     with kept or contextlib.nullcontext():
-        state = Finetuning(config).run(kept, on_step)
+        state = finetuning.run(kept, on_step)
     return Finetuned(jax.device_get(state.ema), int(state.step), int(state.skipped))
+
+
+def _check_same(config: Experiment, path: Path) -> None:
+    """Raises a one-line ValueError where checkpoints are of a finetuning that was configured otherwise."""
+    if path.is_file() and (changed := differences(schema.load(Experiment, path), config)):
+        raise ValueError(f"checkpoints: {path.parent} is of another finetuning: {', '.join(changed)}")

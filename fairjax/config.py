@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -351,3 +351,27 @@ class Experiment(Section):
     loss: LossSection = LossSection()
     validation: ValidationSection = ValidationSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+
+_MAY_CHANGE = ("steps", "microbatch", "max_skipped", "save_every", "keep", "keep_every", "images_every", "wandb")
+"""Fields of `training` that may differ when a run is resumed: they do not change what its steps compute."""
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """What a run of `new` would do otherwise than one of `old` that it goes on with, a line for each field."""
+    before, after = _flat(old), _flat(new)
+    changed = (name for name in before if before[name] != after[name])
+    kept = {"output"} | {f"training.{name}" for name in _MAY_CHANGE}  # a run folder may be moved
+    return [
+        f"{name} = {after[name]!r}, but the run has {before[name]!r}"
+        for name in changed
+        if name not in kept and not name.startswith("validation.")  # which looks, and changes nothing
+    ]
+
+
+def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value, of the fields of a section and of the sections in it."""
+    flat: dict[str, Any] = {}
+    for name, value in section:
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return flat

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import CLIPTokenizer
 
-from fairjax import files, hub, kinds, memory, parallel
+from fairjax import arguments, files, hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import lora
 from fairjax.adapters.bundle import Bundle
@@ -31,6 +31,8 @@ from fairjax.models.vae import AutoencoderKL, VAEConfig
 
 _USUAL_GUIDANCE = 7.5
 """Of Stable Diffusion, in diffusers."""
+
+_DTYPES = ("float32", "bfloat16")
 
 _TABLE_STEPS = 50
 """`generate` compiles once for all numbers of steps up to this, and once for each that is larger."""
@@ -76,6 +78,8 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype = {dtype!r} must be {' or '.join(_DTYPES)}")
         kinds.check(find(name, files=hub.KIND))  # before the weights of a kind that is not supported are downloaded
         folder = find(name, weights=weights)
         guidance_scale = PORTRAIT_GUIDANCE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
@@ -108,6 +112,9 @@ class Pipeline:
             guidance_scale=guidance_scale,
             dtype=jnp.dtype(dtype),
         )
+
+    def __repr__(self) -> str:
+        return f"Pipeline({str(self.folder)!r}, {self.dtype}, {' x '.join(map(str, self.image_size))} pixels)"
 
     @property
     def revision(self) -> str | None:
@@ -238,8 +245,9 @@ class Pipeline:
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
-        if not prompts or num_images < 1:
-            raise ValueError("there is no image to make: prompts and num_images must be at least one each")
+        if not len(prompts):
+            raise ValueError("there is no image to make: prompts must be one at least")
+        arguments.whole("num_images", num_images, 1)
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         images = []
         for made in self.draw(
@@ -260,9 +268,18 @@ class Pipeline:
         Args:
             rows: which they are, [n, 2]: which of the prompts, and the number of the image of it.
         """
+        bundle = {} if bundle is None else bundle
+        bundles.check(bundle)
+        arguments.texts("prompts", prompts)
+        arguments.whole("seed", seed, 0, 2**32 - 1)
+        arguments.whole("num_steps", num_steps, 1)
         self.check_steps(num_steps, "num_steps", solver)
         guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        bundle, mesh = bundle or {}, parallel.mesh()
+        arguments.scale("guidance_scale", guidance_scale)
+        arguments.whole("first", first, 0)
+        if batch_size is not None:
+            arguments.whole("batch_size", batch_size, 1)
+        mesh = parallel.mesh()
         batch_size = batch_size or self.images_at_once(len(rows), num_steps=num_steps, guidance_scale=guidance_scale)
         merged = parallel.replicate(self.compact(bundles.merge(self.params, bundle)), mesh)
         ids, empty = self.token_ids(prompts, bundle), self.token_ids([""])  # no soft tokens in the latter

@@ -14,6 +14,7 @@ from small_world import SIDE, fields
 import fairjax
 from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
+from fairjax.api import Finetuned
 from fairjax.evaluation.scores import Scoring, without_errors
 from fairjax.faces import reading
 from fairjax.fairness.attributes import Attribute
@@ -23,6 +24,7 @@ from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, world
 from fairjax.portraits.occupations import OCCUPATIONS
 from fairjax.portraits.pretrain import SEED, UNBIASED
+from fairjax.schema import load
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = {"num_images=8": "num_images=2", "num_images=64": "num_images=4", '"steps": 20': '"steps": 2'}
@@ -73,6 +75,72 @@ def test_bias_is_what_counting_what_is_classified_gives(small_world):
             shares = [np.mean(labels[there] == number) for number in range(probs.shape[-1])]
             expected.append(np.mean([abs(a - b) for i, a in enumerate(shares) for b in shares[:i]]))
         assert bias[name] == pytest.approx(np.mean(expected), abs=1e-6), name
+
+
+IMAGES = np.zeros((1, 2, SIDE, SIDE, 3), np.uint8)
+MISTAKES = {
+    "an adapter's folder": ({"bundle": "runs/one"}, "bundle is a str: it must be adapters"),
+    "all that a finetuning gives": (
+        {"bundle": Finetuned({}, 3, 0)},
+        r"bundle is a Finetuned: .*fairjax.finetune\(...\).bundle",
+    ),
+    "an unknown adapter": ({"bundle": {"Unet": {}}}, "bundle is a dict of Unet: it must be adapters"),
+    "one prompt": ({"prompts": "a pilot"}, r"prompts is one text: give a list of them, \['a pilot'\]"),
+    "a prompt that is none": ({"prompts": ["a pilot", 1]}, r"prompts\[1\] = 1 must be text"),
+    "no prompt": ({"prompts": []}, "prompts must be one at least"),
+    "no image": ({"num_images": 0}, "num_images = 0 must be at least 1"),
+    "half an image": ({"num_images": 2.0}, "num_images = 2.0 must be a whole number"),
+    "a seed of too many bits": ({"seed": 2**32}, "seed = 4294967296 must be from 0 to 4294967295"),
+    "a seed below 0": ({"seed": -1}, "seed = -1 must be from 0"),
+    "no guidance": ({"guidance_scale": float("nan")}, "guidance_scale = nan must be a number from 0"),
+    "guidance below 0": ({"guidance_scale": -1}, "guidance_scale = -1 must be a number from 0"),
+    "an empty batch": ({"batch_size": 0}, "batch_size = 0 must be at least 1"),
+    "a place below 0": ({"first": -1}, "first = -1 must be at least 0"),
+}
+
+
+@pytest.mark.parametrize(("changed", "told"), MISTAKES.values(), ids=MISTAKES)
+def test_what_would_draw_something_else_than_was_meant_is_refused(changed, told, small_world):
+    """Each once gave the base model's images, black ones, those of letters, or an error from the inside."""
+    with pytest.raises((TypeError, ValueError), match=told):
+        fairjax.Pipeline.from_pretrained(small_world).generate(**{"prompts": ["a pilot"]} | changed)
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (IMAGES / 255, "images are float64: they must be uint8"), ([IMAGES], "images are list: they must be uint8"),
+        (IMAGES[0], "they must be uint8 .prompts, images of each"), (IMAGES[:, :0], r"images are \[1, 0, "),
+        (IMAGES.repeat(2, -1)[..., :4], "must be uint8"),
+    ],
+)  # fmt: skip
+def test_images_that_would_be_misread_are_not_classified(images, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        fairjax.classify(images)
+
+
+def test_checkpoints_of_another_finetuning_are_not_gone_on_from(small_world, tmp_path):
+    """A notebook's cell, changed and run again: it would give the adapter of the first, without a step."""
+    changes = fields(small_world) | {"training.steps": 1, "training.images_per_prompt": 8, "training.num_steps": (1, 1)}
+    config = load(fairjax.Experiment, None, changes)
+    first = fairjax.finetune(config, checkpoints=tmp_path / "kept")
+    assert first.steps == 1 and repr(first) == "Finetuned(unet; 1 steps, 0 skipped)"
+    other = load(fairjax.Experiment, None, changes | {"target.distribution": (0.9, 0.1)})
+    with pytest.raises(ValueError, match="kept is of another finetuning: target.distribution = .*but the run has None"):
+        fairjax.finetune(other, checkpoints=tmp_path / "kept")
+    jax.tree.map(
+        np.testing.assert_array_equal, fairjax.finetune(config, checkpoints=tmp_path / "kept").bundle, first.bundle
+    )
+
+
+def test_a_notebook_shows_what_there_is(small_world):
+    pipeline = fairjax.Pipeline.from_pretrained(small_world)
+    assert repr(pipeline) == f"Pipeline({str(small_world)!r}, float32, {SIDE} x {SIDE} pixels)"
+    assert {"Pipeline", "classify", "finetune"} <= set(dir(fairjax))
+    with pytest.raises(TypeError, match="config is a dict: it must be a fairjax.Experiment"):
+        fairjax.finetune({})
+    with pytest.raises(ValueError, match="dtype = 'fp16' must be float32 or bfloat16"):
+        fairjax.Pipeline.from_pretrained(small_world, dtype="fp16")
 
 
 def test_what_ships_is_small_and_codes_portraits_well():

@@ -17,7 +17,7 @@ import train as train_program
 from fairjax import parallel
 from fairjax.api import finetune
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import Experiment, PromptSection
+from fairjax.config import Experiment, PromptSection, differences
 from fairjax.convert import adapters
 from fairjax.convert.bundles import load_adapter
 from fairjax.faces.classifier import Classifier
@@ -32,7 +32,6 @@ from fairjax.schema import load
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.log import Log
-from fairjax.training.run import _differences
 
 
 @pytest.fixture(scope="module")
@@ -267,10 +266,10 @@ def test_what_differs_from_the_run_that_is_continued_is_named():
     for name, value in (("judges.heads", heads), ("target.prompts", {"chef": (0.5, 0.5)}), ("loss.face", 0.5)):
         changed = load(Experiment, None, {name: value})
         for one, other in ((plain, changed), (changed, plain)):
-            (told,) = _differences(one, other)
+            (told,) = differences(one, other)
             assert told.startswith(f"{name} = ") and ", but the run has " in told
     more_of_the_same = {"output": "moved", "training.steps": 7, "training.save_every": 3, "training.microbatch": 2}
-    assert _differences(plain, load(Experiment, None, more_of_the_same)) == []
+    assert differences(plain, load(Experiment, None, more_of_the_same)) == []
 
 
 def test_judges_that_do_not_tell_the_target_by_the_same_classes_are_refused():

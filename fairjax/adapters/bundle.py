@@ -39,6 +39,16 @@ def init(kinds: tuple[str, ...], params: dict[str, Params], rank: int, num_token
     return bundle
 
 
+def check(bundle: Any) -> None:
+    """Raises TypeError, one line, for what is no bundle and would change nothing."""
+    if not isinstance(bundle, dict) or not set(bundle) <= set(KINDS):
+        it = f"a dict of {', '.join(map(str, bundle))}" if isinstance(bundle, dict) else f"a {type(bundle).__name__}"
+        raise TypeError(
+            f"bundle is {it}: it must be adapters, as fairjax.load_adapter(PATH, pipeline) reads them and "
+            "fairjax.finetune(...).bundle has them"
+        )
+
+
 def merge_text(text_params: Params, bundle: Bundle) -> Params:
     """The text encoder's parameters with what the bundle changes of them."""
     if "text_encoder" in bundle:

@@ -32,8 +32,14 @@ _CLASSES = {
 """What diffusers reads each part of a pipeline's folder as, where the index of its source says nothing else."""
 
 
-def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: Path) -> None:
-    """Writes the bundle's parts into `folder`."""
+def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: str | Path) -> None:
+    """Writes the bundle's parts into `folder`, as diffusers and `load_adapter` read them.
+
+    Args:
+        pipeline: what they were trained for, whose modules name their factors.
+    """
+    bundles.check(bundle)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if loras := _loras(bundle):
         adapters.save_lora(folder / adapters.LORA_FILE, _networks(pipeline), loras)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from rich.progress import Progress
 from fairjax import files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment
+from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment, differences
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
@@ -27,16 +27,12 @@ from fairjax.faces.judges import Judge, Semantics, check_agreement
 from fairjax.models.functional import Params
 from fairjax.program import UserError, blame
 from fairjax.progress import bars, counting
-from fairjax.schema import Section
 from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.interruption import Interrupted, Interruption, interruption
 from fairjax.training.log import Log, check_client
 from fairjax.training.state import State
 from fairjax.training.validation import Validation
 from fairjax.training.watch import STALLS, Watch
-
-_MAY_CHANGE = ("steps", "microbatch", "max_skipped", "save_every", "keep", "keep_every", "images_every", "wandb")
-"""Fields of `training` that may differ when a run is resumed: they do not change what its steps compute."""
 
 Resume = bool | Literal["anyway"]
 """Whether to continue the run in the folder; "anyway" even as it was not configured."""
@@ -51,30 +47,11 @@ def check(config: Experiment, folder: Path, resume: Resume) -> None:
         raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
     if not (folder / CONFIG).is_file():
         return
-    changed = ", ".join(_differences(schema.load(Experiment, folder / CONFIG), config))
+    changed = ", ".join(differences(schema.load(Experiment, folder / CONFIG), config))
     if changed and resume != "anyway":
         raise UserError(f"--resume: {changed}; a run continues as it was configured (or by --resume-anyway)")
     if changed and parallel.is_first():
         print(f"warning: --resume-anyway: {changed}", file=sys.stderr, flush=True)
-
-
-def _differences(old: Experiment, new: Experiment) -> list[str]:
-    before, after = _flat(old), _flat(new)
-    changed = (name for name in before if before[name] != after[name])
-    kept = {"output"} | {f"training.{name}" for name in _MAY_CHANGE}  # a run folder may be moved
-    return [
-        f"{name} = {after[name]!r}, but the run has {before[name]!r}"
-        for name in changed
-        if name not in kept and not name.startswith("validation.")  # which looks, and changes nothing
-    ]
-
-
-def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value, of the fields of a section and of the sections in it."""
-    flat: dict[str, Any] = {}
-    for name, value in section:
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
-    return flat
 
 
 def prepare(
