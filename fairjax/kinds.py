@@ -13,6 +13,9 @@ INDEX = "model_index.json"
 FILES = (INDEX, *(f"{network}/config.json" for network in ("unet", "vae", "transformer")))
 """What tells the kind of the model in a folder; an index may be missing."""
 
+OWN = "fairjax.json"
+"""In a model's folder: the guidance scale that it is meant to be used with, where that is not Stable Diffusion's."""
+
 _OTHERS = {
     "StableDiffusionXL": "Stable Diffusion XL",
     "text_time": "Stable Diffusion XL",  # whose UNet has the class of Stable Diffusion's

@@ -18,13 +18,14 @@ from fairjax import arguments, files, hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import lora
 from fairjax.adapters.bundle import Bundle
-from fairjax.config import PORTRAIT_GUIDANCE
 from fairjax.convert import pipelines
 from fairjax.diffusion import chain, solvers
 from fairjax.diffusion.guidance import Conditioning, guided
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.hub import PORTRAITS, find
+from fairjax.kinds import OWN
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
+from fairjax.models.configs import typed
 from fairjax.models.functional import Network, Params, cast, digest, functional, in_chunks, to_uint8
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 from fairjax.models.vae import AutoencoderKL, VAEConfig
@@ -82,7 +83,8 @@ class Pipeline:
             raise ValueError(f"dtype = {dtype!r} must be {' or '.join(_DTYPES)}")
         kinds.check(find(name, files=hub.KIND))  # before the weights of a kind that is not supported are downloaded
         folder = find(name, weights=weights)
-        guidance_scale = PORTRAIT_GUIDANCE if folder == find(PORTRAITS) else _USUAL_GUIDANCE
+        own = files.read_json(folder / OWN) if (folder / OWN).is_file() else {}
+        guidance_scale = typed(float, own.get("guidance_scale", _USUAL_GUIDANCE), "guidance_scale", str(folder / OWN))
         text = CLIPTextConfig.from_dict(files.read_json(folder / "text_encoder" / "config.json"))
         unet = UNetConfig.from_dict(files.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(files.read_json(folder / "vae" / "config.json"))
@@ -245,8 +247,8 @@ class Pipeline:
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
-        if not len(prompts):
-            raise ValueError("there is no image to make: prompts must be one at least")
+        if not len(prompts) or num_images < 1:
+            raise ValueError("there is no image to make: prompts and num_images must be at least one each")
         arguments.whole("num_images", num_images, 1)
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         images = []

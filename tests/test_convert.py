@@ -123,7 +123,9 @@ def test_fairjax_reads_the_merged_pipeline_back_in_either_precision(dtype, run, 
     assert main([str(run(kinds)), "--to", "pipeline", "--dtype", dtype, "--output", str(tmp_path / "whole")]) == 0
     merged = bundles.merge(pipeline.params, {kind: bundle[kind] for kind in kinds})
     expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype(np.float32), merged)
-    same(Pipeline.from_pretrained(tmp_path / "whole").params, expected)
+    whole = Pipeline.from_pretrained(tmp_path / "whole")
+    same(whole.params, expected)
+    assert whole.guidance_scale == pipeline.guidance_scale == 1  # else `generate` would draw something else
     written = {
         tensor.dtype for path in (tmp_path / "whole").rglob("*.safetensors") for tensor in load_file(path).values()
     }

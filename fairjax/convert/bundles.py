@@ -77,6 +77,7 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
         with files.whole(copy) as partial:
             partial.write_bytes(path.read_bytes())
     files.write_json(folder / kinds.INDEX, _index(pipeline.folder))
+    files.write_json(folder / kinds.OWN, {"guidance_scale": pipeline.guidance_scale})
     for name, stem in (("text_encoder", "model"), ("unet", folders.WEIGHTS), ("vae", folders.WEIGHTS)):
         fields = files.read_json(pipeline.folder / name / "config.json")
         if name == "text_encoder":

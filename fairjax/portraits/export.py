@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from fairjax import files
+from fairjax.config import PORTRAIT_GUIDANCE
 from fairjax.convert import folders
 from fairjax.faces import classifier as classifiers
+from fairjax.kinds import OWN
 from fairjax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from fairjax.models.functional import Params
 from fairjax.portraits import recipe
@@ -68,6 +70,7 @@ def export(work: Pretraining, folder: Path) -> None:
 def _write_all(work: Pretraining, folder: Path) -> None:
     folder.mkdir(parents=True)
     files.write_json(folder / "model_index.json", _INDEX)
+    files.write_json(folder / OWN, {"guidance_scale": PORTRAIT_GUIDANCE})
     files.write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     work.tokenizer.save_pretrained(folder / "tokenizer")
     for name in ("vocab.json", "merges.txt"):  # what older readers want
