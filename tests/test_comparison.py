@@ -27,6 +27,7 @@ from fairjax.fairness.attributes import Attribute, Target
 from fairjax.fairness.intervals import corrected_interval
 from fairjax.fairness.metrics import fair_floor
 from fairjax.models.mobilenet import MobileNetV3Config, Row
+from fairjax.portraits import world
 from fairjax.prompts import Prompt
 from fairjax.schema import load
 
@@ -366,6 +367,10 @@ def test_a_bar_tells_class_and_confidence():
 def test_any_number_of_classes_has_colours_of_its_own():
     for number in range(4):
         assert grid.palette(number, "ab") == grid.palette(number, "abcd")[:2]
+        tones = grid.palette(number, world.ATTRIBUTES["skin_tone"])
+        assert tones[0] == "#F5D5B5" and not set(tones) & set(
+            grid.palette(number, ("WMELH", "Black", "Asian", "Indian"))
+        )
         for count in (1, 2, 4, 5, 9, 40):
             colours = grid.palette(number, ["a"] * count)
             assert len(set(colours)) == count and all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in colours)

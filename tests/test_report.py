@@ -299,6 +299,9 @@ def test_every_plot_is_a_picture_too(tmp_path, results, log, recwarn):
         assert (edges == 255).all(), name  # nothing is cut off
     assert [str(warning.message) for warning in recwarn] == []
     del results["sweep"]
+    earlier = tmp_path / "less" / "by-setting-gender.png"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"of an evaluation with a sweep")
     figures.write(tmp_path / "less", results, ATTRIBUTES, {})
     assert len(list((tmp_path / "less").iterdir())) == 3
 

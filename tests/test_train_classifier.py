@@ -120,7 +120,9 @@ def test_a_single_class_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="has a single class of label, 'f': two are needed$"):
         labelled.read(str(folder))
     folder = write_folder(tmp_path / "blank", plain(4), [{"label": ""}] * 4)
-    with pytest.raises(ValueError, match="has no labels that are known; its columns are image, label: map them$"):
+    with pytest.raises(
+        ValueError, match="no labels that are known; its columns are image, label: map them by --labels$"
+    ):
         labelled.read(str(folder))
     assert labelled.read_together(str(folder)).labels == {}  # which need not be known
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _DPI, _TALLEST = 200, 2**16 - 1
 """Dots per inch, and the most of them that a picture may be high."""
 
+_NAMES = ("by-prompt-*.png", "by-setting-*.png", "classes.png", "training.png")
+"""What the plots are called."""
+
 _SHAPES = "oosD^vP*X"
 """Of the dots of columns, so that they are told apart without colours."""
 
@@ -42,11 +45,13 @@ def write(
     folder: Path, results: Results, attributes: Sequence[Attribute], curves: Mapping[str, Mapping[str, Curve]]
 ) -> None:
     """Draws into `folder`: by prompt and by setting what counts for each attribute of the target, and for all of them
-    the classes; and the curves of trainings, as `plots.curves` gives them.
+    the classes; and the curves of trainings, as `plots.curves` gives them. Those of an earlier evaluation go.
     """  # fmt: skip
     import matplotlib
 
     folder.mkdir(exist_ok=True)
+    for path in [path for pattern in _NAMES for path in folder.glob(pattern)]:
+        path.unlink()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # prompts may be in any script; fonts are not
         for attribute in plots.targeted(results, attributes):

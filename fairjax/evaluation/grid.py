@@ -13,9 +13,11 @@ from fairjax.fairness.attributes import Attribute
 # Okabe and Ito's colours, which people with any colour vision tell apart
 _PALETTES = (
     ("#D55E00", "#0072B2", "#F0E442", "#009E73"),
-    ("#F5D5B5", "#D9A066", "#9C6B3F", "#4A2F1E", "#7A7A7A"),
+    ("#CC79A7", "#009E73", "#E69F00", "#56B4E9"),
     ("#56B4E9", "#CC79A7", "#009E73", "#E69F00"),
 )
+_TONES = {"light": "#F5D5B5", "medium": "#D9A066", "tan": "#9C6B3F", "deep": "#4A2F1E"}
+"""Of the embedded world's skin tones, and of nothing else: no other class of people has a colour of its own."""
 _MANY = ("#D55E00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#1F2328", "#E69F00")
 _COLUMNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SCALE, _WIDEST, _BAR, _GAP, _MARGIN, _TITLE = 2, 256, 22, 4, 16, 26
@@ -67,6 +69,8 @@ def image_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
 
 def palette(number: int, classes: Sequence[str]) -> tuple[str, ...]:
     """The colours of the classes of the attribute of this number."""
+    if tuple(classes) == tuple(_TONES):
+        return tuple(_TONES.values())
     own = _PALETTES[number % len(_PALETTES)]
     return _spread(own if len(classes) <= len(own) else _MANY, len(classes))
 

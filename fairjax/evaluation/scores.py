@@ -195,7 +195,7 @@ def paired(
     for first, second in combinations(columns, 2):
         for kind, rows in kinds.items():
             for names in scoring.counted():
-                even = scoring.is_even(names, wished[rows])
+                even = scoring.is_even(names, wished)  # of all kinds, so that theirs can be compared
                 if even is None:
                     continue
                 targets = np.array([scoring.wished(names, row) for row in wished[rows]])

@@ -109,7 +109,8 @@ class Judge:
                 height, width = image_size
                 raise ValueError(
                     f"judges.margin = null: the classifier sees whole images of {side} x {side} pixels, and these have "
-                    f"{height} x {width}: choose judges for them"
+                    f"{height} x {width}: choose judges for them, or say how much of the picture around the face "
+                    "classifiers are to see (judges.margin: usual; 0 is the face's box alone)"
                 )
 
 

@@ -89,7 +89,7 @@ def read(name: str, subset: str | None = None, mapping: Classes | None = None) -
     mapping = mapping or _known(trained)
     if not mapping:
         columns = ", ".join(trained.features)
-        raise ValueError(f"{name} has no labels that are known; its columns are {columns}: map them")
+        raise ValueError(f"{name} has no labels that are known; its columns are {columns}: map them by --labels")
     if alone := next((attribute for attribute, classes in mapping.items() if len(classes) < 2), None):
         raise ValueError(f"{name} has a single class of {alone}, {next(iter(mapping[alone]))!r}: two are needed")
     if held_out is None:

@@ -87,7 +87,9 @@ class Finetuning:
         """What a configuration alone cannot know: attributes, sizes of images and prompts, the number of devices."""
         self.judges.check(self.pipeline.image_size)
         for name in ("factor1", "factor2"):
-            fairness.check_names(getattr(self.config.loss, name), self.attributes, f"loss.{name}")
+            factors = getattr(self.config.loss, name)
+            if factors != type(self.config.loss).model_fields[name].default:  # which are for whom they name, if anybody
+                fairness.check_names(factors, self.attributes, f"loss.{name}")
         if "soft_prompt" in self.config.adapter.kinds:
             try:
                 soft_prompt.check_count(self.config.adapter.num_tokens, self.pipeline.tokenizer.model_max_length)

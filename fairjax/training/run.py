@@ -49,7 +49,8 @@ def check(config: Experiment, folder: Path, resume: Resume) -> None:
         return
     changed = ", ".join(differences(schema.load(Experiment, folder / CONFIG), config))
     if changed and resume != "anyway":
-        raise UserError(f"--resume: {changed}; a run continues as it was configured (or by --resume-anyway)")
+        as_it_was = f"--config {folder / CONFIG} --resume"
+        raise UserError(f"--resume: {changed}; a run continues as it was configured: {as_it_was} (or --resume-anyway)")
     if changed and parallel.is_first():
         print(f"warning: --resume-anyway: {changed}", file=sys.stderr, flush=True)
 
