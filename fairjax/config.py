@@ -71,6 +71,12 @@ class TargetSection(Section):
             raise ValueError("target.distribution and target.marginals say the same thing twice: give one")
         return self
 
+    @property
+    def measure(self) -> Literal["bias", "distance"]:
+        """What says how near a step's images are to the target: the bias, if all subjects are to be even."""
+        even = not (self.distribution or self.marginals or self.prompts or self.table)
+        return "bias" if even else "distance"
+
 
 class JudgesSection(Section):
     """Files and folders are local ones, or the embedded world's ("portraits/..."); a classifier is a folder that

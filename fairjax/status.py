@@ -64,7 +64,7 @@ def status(folder: Path, now: float) -> list[str]:
     else:
         left = "not running" if stands else f"{_duration((steps - done) * usual)} left"
         lines.append(f"step {done} of {steps} ({done / steps:.0%}); {speed}; {left}")
-    for name in ["loss", *(name for name in rows[-1] if name.startswith("bias/"))]:
+    for name in ["loss", *(name for name in rows[-1] if name.startswith(f"{config.target.measure}/"))]:
         values = _numbers(rows, name)
         if values:
             first, last = (statistics.fmean(part) for part in (values[:20], values[-20:]))

@@ -177,10 +177,12 @@ def test_pictures_are_sorted_by_what_is_predicted_and_spread_over_all():
 def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text(
-        "\n".join(json.dumps({"step": s, "loss": float(s % 2), "bias/x": 0.25}) for s in range(40)) + '\n{"st'
+        "\n".join(json.dumps({"step": s, "loss": float(s % 2), "bias/x": 0.25, "distance/x": 0.5}) for s in range(40))
+        + '\n{"st'
     )
     found = plots.curves({"after": log, "other": log, "gone": tmp_path / "none"})
     assert list(found) == ["loss", "bias/x"] and all(list(by) == ["after", "other"] for by in found.values())
+    assert list(plots.curves({"after": log}, "distance")) == ["loss", "distance/x"]
     loss, bias = found["loss"]["after"], found["bias/x"]["other"]
     assert set(loss.values) == {0.5} and (loss.steps[0], loss.steps[-1]) == (1, 39)  # means of two
     assert set(bias.values) == {0.25} and len(bias.steps) == 39

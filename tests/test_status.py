@@ -36,6 +36,14 @@ def run(tmp_path):
     return write
 
 
+def test_of_a_target_that_is_not_even_the_distance_is_followed(run):
+    folder = run(40, **{"distance/gender": lambda n: 0.3})
+    assert "bias/gender" in told(folder) and "distance/gender" not in told(folder)
+    uneven = load(Experiment, None, {"training.steps": 100, "target.distribution": [0.7, 0.3]})
+    (folder / "config.yaml").write_text(dump(uneven))
+    assert "bias/gender" not in told(folder) and "distance/gender          0.300" in told(folder)
+
+
 def told(folder):
     return "\n".join(status.status(folder, NOW))
 

@@ -221,7 +221,9 @@ def by_hand(case, seen, original, bank):
         classes, faces = (x.reshape(PROMPTS, IMAGES) for x in (seen.probs(name).argmax(1), has_face))
         shares = [np.mean(row[there]) for row, there in zip(classes, faces, strict=True)]
         scalars[f"bias/{name}"] = np.mean([abs(share - (1 - share)) for share in shares])
-    scalars["bias/" + " x ".join(ATTRIBUTES)] = joint_bias(seen)
+        scalars[f"distance/{name}"] = np.mean([abs(share - {"gender": 0.5, "age": 0.3}[name]) for share in shares])
+    both = " x ".join(ATTRIBUTES)
+    scalars[f"bias/{both}"], scalars[f"distance/{both}"] = joint_bias_and_distance(seen)
     nothing = jax.tree.map(np.zeros_like, seen)
     of_identity = np.where(has_face[:, None], FACE / n * of_identity, 0)
     of_faces = nothing._replace(logits=logits_gradient, identity=of_identity)
@@ -233,14 +235,17 @@ def by_hand(case, seen, original, bank):
     return Expected(scalars, *jax.tree.map(np.float32, (of_faces, of_meaning)), inside, branches)
 
 
-def joint_bias(seen):
-    """Over the four combinations of two attributes: the mean difference of the shares, of pairs, over prompts."""
+def joint_bias_and_distance(seen):
+    """Over the four combinations of two attributes, the mean over prompts: the mean difference of the shares, of pairs,
+    and the sum of what is too much of those that are too many."""
     cells = 2 * seen.probs(ATTRIBUTES[0]).argmax(1) + seen.probs(ATTRIBUTES[1]).argmax(1)
-    biases = []
+    biases, distances = [], []
     for row, there in zip(cells.reshape(PROMPTS, IMAGES), seen.has_face().reshape(PROMPTS, IMAGES), strict=True):
         shares = [np.mean(row[there] == cell) for cell in range(4)]
         biases.append(np.mean([abs(shares[i] - shares[j]) for i in range(4) for j in range(i)]))
-    return np.mean(biases)
+        wished = CONFIG["target.distribution"]
+        distances.append(sum(max(share - wish, 0) for share, wish in zip(shares, wished, strict=True)))
+    return np.mean(biases), np.mean(distances)
 
 
 def wished_face(i, seen, original, bank, labels, kept):
@@ -338,9 +343,9 @@ def test_the_update_is_adamws_and_the_average_follows_it(both):
 def test_a_step_in_which_no_image_shows_a_face_is_finite_and_counted(case):
     """Nothing is aligned then and no face is kept; the images still are, by the factor of those without a face."""
     state, scalars, _ = case.take(case.with_presence(-1e4))
-    biases = {name for name in scalars if name.startswith("bias/")}
-    assert len(biases) == 3 and all(np.isnan(scalars[name]) for name in biases)  # nobody to count
-    assert all(np.isfinite(value) for name, value in scalars.items() if name not in biases)
+    shown = {name for name in scalars if name.startswith(("bias/", "distance/"))}
+    assert len(shown) == 6 and all(np.isnan(scalars[name]) for name in shown)  # nobody to count
+    assert all(np.isfinite(value) for name, value in scalars.items() if name not in shown)
     assert scalars["faces"] == scalars["targeted"] == scalars["loss/fairness"] == scalars["loss/face"] == 0
     assert scalars["prompts_without_target"] == PROMPTS
     assert 0 < scalars["loss"] == pytest.approx(IMAGE * scalars["loss/image"])
@@ -355,10 +360,13 @@ def test_images_of_a_prompt_that_asks_for_nobody_are_kept_whole(case):
     _, faceless, _ = case.take(case.with_presence(-1e4))
     assert scalars["targeted"] == scalars["loss/fairness"] == scalars["loss/face"] == 0
     assert scalars["faces"] == 1 and scalars["prompts_without_target"] == 0  # none is missing
+    assert np.isnan(scalars["distance/gender"])  # from what?
     assert scalars["loss/image"] == pytest.approx(faceless["loss/image"] / NO_FACE)
     assert int(state.step) == 1 and scalars["gradient_norm"] > 0
     _, one, _ = case.take(case.finetuning._frozen, distributions=nobody.at[1].set(case.batch.distributions[1]))
     _, both, _ = case.take(case.finetuning._frozen)
+    jointly = "distance/gender x age"  # the mean over prompts that ask for somebody
+    assert 0 < one[jointly] != both[jointly] > 0
     assert 0 < one["targeted"] < both["targeted"] and 0 < one["loss/fairness"] < both["loss/fairness"]
 
 

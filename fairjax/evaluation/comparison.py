@@ -332,7 +332,8 @@ class Comparison:
         """Writes `report.html`, and its plots and pictures as PNGs beside it."""
         sides, titles = self._sides()
         sides = [grid.by_prediction(side, self.scoring.targeted, _IN_REPORT) for side in sides]
-        curves = plots.curves({name: column.log for name, column in self.columns.items() if column.log})
+        logs = {name: column.log for name, column in self.columns.items() if column.log}
+        curves = plots.curves(logs, self.config.target.measure)
         config = schema.dump(self.config)
         report.write(self.folder / "report.html", results, self.attributes, sides, titles, config, curves)
         figures.write(self.folder / FIGURES, results, self.attributes, curves)

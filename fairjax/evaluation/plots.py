@@ -237,12 +237,15 @@ def _wished(results: Results, attribute: Attribute, kind: str) -> list[float] | 
     return [float(np.mean([each[label] for each in wished])) for label in attribute.classes] if wished else None
 
 
-def curves(logs: Mapping[str, Path]) -> dict[str, dict[str, Curve]]:
-    """Loss and bias over the steps of trainings, by what and by whose `log.jsonl`, each smoothed over a twentieth."""
+def curves(logs: Mapping[str, Path], measure: str = "bias") -> dict[str, dict[str, Curve]]:
+    """What trainings logged over their steps, by what and by whose `log.jsonl`, each smoothed over a twentieth.
+
+    The loss, and what says how near to the target they are: the bias, or the distance from what is wished.
+    """
     found: dict[str, dict[str, Curve]] = {}
     for column, log in logs.items():
         rows = files.json_lines(log, step=int)
-        for name in ["loss", *(name for name in rows[0] if name.startswith("bias/"))] if rows else []:
+        for name in ["loss", *(name for name in rows[0] if name.startswith(f"{measure}/"))] if rows else []:
             logged = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
             if len(logged) < 2:
                 continue

@@ -162,6 +162,7 @@ def _train(
     watch = Watch(folder / STALLS)
     task = progress.add_task("finetune", total=config.steps, completed=start, note="compiling")
     smoothed, began = {}, time.monotonic() - prepared
+    followed = f"{finetuning.config.target.measure}/"
 
     def on_step(step: StepReport) -> None:
         due = step.step % config.images_every == 0 or step.step == step.steps
@@ -177,8 +178,8 @@ def _train(
         for name, value in step.scalars.items():
             if not np.isnan(value):  # the bias of a step whose prompts ask for nobody is
                 smoothed[name] = 0.9 * smoothed.get(name, value) + 0.1 * value
-        bias = "  ".join(f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith("bias/"))
-        note = f"loss {smoothed.get('loss', np.nan):.3f}  {bias}  {per_step / seconds:.1f} images/s"
+        near = "  ".join(f"{name} {value:.2f}" for name, value in smoothed.items() if name.startswith(followed))
+        note = f"loss {smoothed.get('loss', np.nan):.3f}  {near}  {per_step / seconds:.1f} images/s"
         progress.update(task, completed=step.step, note=note)
         if not progress.console.is_terminal and step.step % 10 == 0:
             progress.console.print(f"finetune {step.step}/{step.steps}  {note}", highlight=False)

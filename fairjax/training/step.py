@@ -140,7 +140,7 @@ class Step:
             "targeted": jnp.stack([label >= 0 for label in labels]).mean(),
             "prompts_without_target": (without & asked).mean() * len(batch.ids),  # each prompt has as many images
         }
-        return total, scalars | self._biases(*everyone)
+        return total, scalars | self._shown(*everyone, batch.distributions)
 
     def _losses(self, images, original, frozen, batch):
         """The losses of each of this device's images, by name; what is seen of them, and whom they are to become."""
@@ -246,24 +246,32 @@ class Step:
     def _factors(self, by_attribute: dict[str, float]) -> list[float]:
         return [by_attribute.get(name, self.loss.default_factor) for name in self.attributes]
 
-    def _biases(self, probs: list[jax.Array], has_face: jax.Array) -> dict[str, jax.Array]:
-        """The bias that the images of this step show, of each attribute and of all jointly; the mean over prompts.
+    def _shown(
+        self, probs: list[jax.Array], has_face: jax.Array, distributions: jax.Array
+    ) -> dict[str, jax.Array]:  # fmt: skip
+        """What the images of this step show, of each attribute and of all jointly; means over prompts.
 
-        A prompt without a face is left out; where all are without, it is NaN.
+        The bias, and the distance (total variation) from what is wished. A prompt without a face is left out, of
+        distances one that asks for nobody, too; where all are, it is NaN.
         """
-        shown = {
-            name: jax.nn.one_hot(prob.argmax(-1), prob.shape[-1]) * has_face[..., None]
-            for name, prob in zip(self.attributes, probs, strict=True)
-        }
-        if len(shown) > 1:
-            shown[" x ".join(self.attributes)] = jax.vmap(joint_cells)(list(shown.values()))
-        biases = {}
+        sizes = [prob.shape[-1] for prob in probs]
+        cells = distributions.reshape(-1, *sizes)
+        shown, wished = {}, {}
+        for place, (name, prob) in enumerate(zip(self.attributes, probs, strict=True)):
+            shown[name] = jax.nn.one_hot(prob.argmax(-1), sizes[place]) * has_face[..., None]
+            wished[name] = cells.sum([axis + 1 for axis in range(len(sizes)) if axis != place])
+        if len(sizes) > 1:
+            both = " x ".join(self.attributes)
+            shown[both], wished[both] = jax.vmap(joint_cells)(list(shown.values())), distributions
+        asked, found = distributions.any(axis=1), {}
         for name, one in shown.items():
             counts = one.sum(1)
             share = counts / counts.sum(1, keepdims=True)
             first, second = np.triu_indices(share.shape[-1], k=1)
-            biases[f"bias/{name}"] = jnp.nanmean(jnp.abs(share[:, first] - share[:, second]).mean(1))
-        return biases
+            found[f"bias/{name}"] = jnp.nanmean(jnp.abs(share[:, first] - share[:, second]).mean(1))
+            distance = jnp.abs(share - wished[name]).sum(1) / 2
+            found[f"distance/{name}"] = jnp.nanmean(jnp.where(asked, distance, jnp.nan))
+        return found
 
 
 def diagnosis(step: Step, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
