@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from fairjax.config import Experiment
-from fairjax.evaluation import data, grid, summary
+from fairjax.evaluation import data, grid, plots, summary
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen
@@ -100,7 +100,13 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     shown = dict.fromkeys((0, 1), np.zeros((4, 64, 64, 3), np.uint8))
     comparison.columns = {name: Column(name, {}) for name in ("before", "after")}
     comparison.measured = dict.fromkeys(comparison.columns, Measured(SEEN, {}, shown))
-    comparison.finish(Console(width=120), {"steps": 3})
+    results = comparison.finish(Console(width=120), {"steps": 3})
+    *single, trained, held_out = plots.frequencies(results, comparison.attributes)
+    assert len(single) == 4 and trained.title == "gender x age, trained prompts"
+    assert trained.attribute.classes == ("female young", "female old", "male young", "male old")
+    assert trained.wished == [0.375, 0.125, 0.375, 0.125] and held_out.wished == [0.5, 0, 0.5, 0]
+    assert trained.bars[1].shares == [0.25, 0, 0.75, 0] and all(trained.bars[1].intervals)
+    assert (comparison.folder / "report.html").read_text().count("female old") >= 4
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     # 4 images: |b - 2| / 2 on average, which is 0.375; and 3, which is 0.5
     assert ["gender", "*", "0.44", "0.50", "0.50", "0.33", "0.33"] in rows

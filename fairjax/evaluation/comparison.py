@@ -300,13 +300,12 @@ class Comparison:
         return seen.recognised == np.array([things.index(prompt.subject) for prompt in self.prompts])[:, None]
 
     def _wished(self, rows: Sequence[int]) -> dict[str, dict[str, float]]:
-        """What is wished of the target's attributes, one by one: the mean over some prompts."""
-        return {
-            attribute.name: dict(zip(attribute.classes, map(float, shares.mean(0)), strict=True))
-            for attribute in self.attributes
-            if attribute.name in self.scoring.targeted
-            for shares in [np.array([self.scoring.wished((attribute.name,), self.wished[row]) for row in rows])]
-        }
+        """What is wished of the target's attributes, one by one and all jointly: the mean over some prompts."""
+        found, targeted = {}, self.scoring.targeted
+        for names in dict.fromkeys([*((name,) for name in targeted), targeted]):
+            shares = np.mean([self.scoring.wished(names, self.wished[row]) for row in rows], axis=0)
+            found[" x ".join(names)] = dict(zip(self.scoring.cells(names), map(float, shares), strict=True))
+        return found
 
     def keep_data(self) -> None:
         """Writes the images with what was predicted of them into `data/`, as a dataset, a few prompts at a time.

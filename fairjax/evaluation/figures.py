@@ -162,6 +162,10 @@ def classes(found: Sequence[Bars], kinds: int) -> Figure:
             axes.plot([place - 0.45, place + 0.45], [wished] * 2, "--", color=_INK, linewidth=1, label=label)
         axes.set(title=plot.title, ylim=(0, 1))
         axes.set_xticks(places, plot.attribute.classes)
+        if sum(map(len, plot.attribute.classes)) > _LONGEST * 3 // (2 * kinds):  # they would lie on each other
+            axes.tick_params(axis="x", rotation=35)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         axes.yaxis.set_major_formatter("{x:.0%}")
     _legend(figure, next((axes for axes, plot in zip(panels.flat, found, strict=True) if plot.wished), panels.flat[0]))
     return figure

@@ -22,6 +22,7 @@ _DISTANCES = {"total_variation": "distance to what is wished", "divergence": "di
 _SETTING = {"num_steps": "{} steps", "guidance_scale": "guidance {}", "solver": "{}"}
 _FAIR = "an exactly fair model"
 _CURVE_POINTS = 200
+_MOST_JOINT = 16
 
 
 class Cell(NamedTuple):
@@ -214,10 +215,21 @@ def sweep(results: Results, name: str) -> list[Dots]:
     return found
 
 
+def together(results: Results) -> list[Attribute]:
+    """The joint classes of the target's attributes, where it has several and they are not too many to be shown."""
+    jointly = [name for name in results["even"] if " x " in name]
+    if not jointly:
+        return []
+    name = max(jointly, key=lambda name: name.count(" x "))  # of all of them, rather than of two
+    classes = tuple(results[BASE][kinds(results)[0]][name]["frequencies"])
+    return [Attribute(name, classes)] if len(classes) <= _MOST_JOINT else []
+
+
 def frequencies(results: Results, attributes: Sequence[Attribute]) -> list[Bars]:
-    """For each attribute and kind of prompts, the mean shares of its classes by each column."""
+    """For each attribute, and for those of the target jointly, and each kind of prompts: the mean shares of classes by
+    each column."""
     found = []
-    for number, attribute in enumerate(attributes):
+    for number, attribute in enumerate([*attributes, *together(results)]):
         for kind in kinds(results):
             bars = []
             for column in results["columns"]:

@@ -138,7 +138,7 @@ def intervals(
         drawn = bootstrap(counts, np.random.default_rng(seed))
         images = counts.sum(1, keepdims=True)
         found[key] = _chance(drawn, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], images)
-        if len(names) == 1:
+        if len(names) == 1 or names == scoring.targeted:
             found[key]["frequencies_interval"] = _share_intervals(scoring.cells(names), drawn)
         targets = [scoring.wished(names, row) for row in wished]
         if targets[0] is None:
