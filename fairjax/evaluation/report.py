@@ -65,7 +65,7 @@ def write(
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {
-        "two": lambda value: "–" if value is None else f"{value:.2f}",
+        "two": lambda value: "–" if value is None else f"{value:z.2f}",
         "three": lambda value: "–" if value is None else f"{value:.3f}",
         "significant": lambda value: "–" if value is None else f"{value:.2g}",
         "share": lambda v: f"{v:.1%}",
