@@ -18,7 +18,7 @@ from fairjax.config import Experiment
 from fairjax.evaluation import data, grid, plots, summary
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.comparison import Comparison, Measured
-from fairjax.evaluation.measuring import Seen
+from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.run import names, with_sweep
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import Judge
@@ -188,6 +188,11 @@ def test_the_dataset_of_a_second_evaluation_holds_nothing_of_the_first(compariso
         if prompts == 2:
             (tmp_path / "data" / "README.md").write_text("mine")
             assert len(list((tmp_path / "data").glob("*.parquet"))) == 6
+            both = datasets.load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "both"))
+            base = [[row for row in both if (row["prompt"], row["model"]) == (p.text, "before")] for p in PROMPTS]
+            ages = [[row["age"] for row in rows] for rows in base]
+            assert ages == SEEN.probs["age"].argmax(-1).tolist()  # each picture's own
+            assert [row["has_face"] for row in base[1]] == [True, True, True, False]
     rows = datasets.load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(rows) == 8 and set(rows["model"]) == {"before", "after"} and set(rows["prompt"]) == {"a chef"}
     assert (tmp_path / "data" / "README.md").read_text() == "mine"
@@ -201,6 +206,7 @@ class Painter:
 
     def draw(self, texts, rows, *, first, batch_size, bundle, **how):
         self.asked.append((first, tuple(texts)))
+        self.how = how
         for start in range(0, len(rows), batch_size):
             painted = [(len(self.asked), first + place, number) for place, number in rows[start : start + batch_size]]
             yield np.broadcast_to(np.array(painted, np.uint8)[:, None, None], (len(painted), 32, 32, 3))
@@ -309,6 +315,9 @@ def test_other_words_and_settings_and_prompts_of_nobody_start_from_the_same_nois
     again.measure(Column("asked: <even>/..", {}, "{prompt}, {prompt} evenly"), told.append)
     assert sum(told) == 2 * again.num_images == 2 * 3 * 2
     again.sweep([Setting(3, 1.0, "ddim")], told.append)
+    assert {name: painter.how[name] for name in Setting._fields} == Setting(3, 1.0, "ddim")._asdict()
+    of_nobody = classify(again.judge, again.params, np.load(tmp_path / "samples" / "before-0002.npz")["images"][None])
+    jax.tree.map(np.testing.assert_array_equal, again.measured_nobody["before"].seen, of_nobody)
     plain, empty = ("a chef", "a pilot"), ("an empty room",)
     words, no_words = ("a chef, a chef evenly", "a pilot, a pilot evenly"), ("an empty room, an empty room evenly",)
     assert painter.asked == [(0, (*plain, *empty)), (0, (*words, *no_words)), (0, plain), (0, words)]
