@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
+from fairjax import arguments
 from fairjax.config import Experiment, config_of
 from fairjax.program import Parser, UserError, blame, command
 from fairjax.schema import load
@@ -31,13 +31,13 @@ def _parser() -> Parser:
 @command
 def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
-    for name in ("num", "steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} = {getattr(options, name)} must be at least 1")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed = {options.seed} must be from 0 to {2**32 - 1}")
-    if not 0 <= (options.guidance or 0) < math.inf:
-        raise UserError(f"--guidance = {options.guidance} must be a number from 0")
+    try:
+        for name in ("num", "steps"):
+            arguments.whole(f"--{name}", getattr(options, name), 1)
+        arguments.whole("--seed", options.seed, 0, 2**32 - 1)
+        arguments.scale("--guidance", options.guidance or 0)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     for prompt in options.prompts:
         if prompt != prompt.encode(errors="replace").decode():  # bytes that are no UTF-8
             raise UserError(f"{prompt!r} is not text")
