@@ -20,6 +20,7 @@ from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.run import names, with_sweep
+from fairjax.evaluation.scores import intervals
 from fairjax.faces.classifier import Classifier
 from fairjax.faces.judges import Judge
 from fairjax.faces.located import FixedBox
@@ -80,6 +81,18 @@ def test_the_results_are_what_counting_gives(comparison):
     assert held_out["no_face"] == 0.25 and held_out["recognised"] == 1
     # its own target: all young, of which one of three is
     assert held_out["age"]["total_variation"] == pytest.approx(2 / 3)
+
+
+def test_intervals_and_what_stays_are_of_the_prompts_of_their_kind(comparison):
+    """The pilot's target is all young; images of the chef are of four kinds and those of the pilot of two."""
+    entries = comparison._by_prompt(SEEN)
+    own = intervals(comparison.scoring, entries[1:], comparison.wished[1:])["age"]["total_variation_interval"]
+    assert comparison._means(entries)["held_out"]["age"]["total_variation_interval"] == own
+    embedded = {"a": np.eye(4)[[[0, 1, 2, 3], [0, 0, 0, 1]]]}
+    kept = comparison._preserved("a", {"before": Measured(SEEN, embedded, {})}, PROMPTS, comparison._rows())
+    # the chef's three young men differ; of the pilot's two women, one young and one old, none is like another
+    assert kept["trained"]["diversity"] == {"before": pytest.approx(1)}
+    assert kept["held_out"]["diversity"] == {"before": None}
 
 
 def test_shares_are_corrected_by_the_errors_of_the_judge(comparison, monkeypatch):

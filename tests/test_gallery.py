@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from devices import flags
 from PIL import Image
+from small_world import fields
 
 from fairjax import gallery, generate
+from fairjax.config import Experiment
+from fairjax.convert.bundles import save_adapter
 from fairjax.pipeline import Pipeline
+from fairjax.schema import dump, load
 
 pytestmark = pytest.mark.usefixtures("read_once")
 
@@ -55,6 +59,23 @@ def test_only_what_is_not_there_is_made(asked, small_world, tmp_path, capsys):
     assert made("--seed", "1")[0] == made("--steps", "3", "--seed", "1")[0] == made("--solver", "ddim")[0] == everything
     assert all((image == 10 * int(name[:2]) + int(name[-14:-11])).all() for name, image in pixels(tmp_path).items())
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 2 * 8, 2 * 3 * 8, 3)
+
+
+def test_an_adapter_is_sampled_at_the_guidance_of_its_run(small_world, tmp_path, monkeypatch):
+    pipeline, heard = Pipeline.from_pretrained(str(small_world)), []
+
+    def draw(self, prompts, rows, *, guidance_scale, **how):
+        heard.append(guidance_scale)
+        yield np.zeros((len(rows), 8, 8, 3), "uint8")
+
+    monkeypatch.setattr(Pipeline, "draw", draw)
+    run, bundle = tmp_path / "run", {"soft_prompt": {"embedding": np.zeros((5, 16), np.float32)}}
+    save_adapter(bundle, pipeline, run / "adapter")
+    config = load(Experiment, None, fields(small_world) | {"training.guidance_scale": 3.5})
+    (run / "config.yaml").write_text(dump(config))
+    argv = ["a chef", "--num", "1", "--adapter", str(run), "--output", str(tmp_path / "images")]
+    assert generate.main(argv) == generate.main([*argv, "--guidance", "2"]) == 0
+    assert heard == [3.5, 3.5, 2, 2]  # without the adapter, and with it
 
 
 @pytest.mark.faults("a generation ended between two images", lost="the images under way")

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 from small_world import fields
 
-from fairjax import files, parallel
+from fairjax import api, files, parallel
 from fairjax.adapters import lora
-from fairjax.config import Experiment, TrainingSection
+from fairjax.config import Experiment, TrainingSection, differences
 from fairjax.evaluation.measuring import Seen
 from fairjax.evaluation.preservation import frechet, preserved
 from fairjax.evaluation.scores import Scoring, paired
@@ -30,10 +30,12 @@ from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
 from fairjax.models.functional import functional
 from fairjax.models.mobilenet import MobileNetV3Config, Row
 from fairjax.pipeline import solver_table
-from fairjax.schema import load
+from fairjax.schema import Section, load
 from fairjax.training import state as states
 from fairjax.training import step as steps
 from fairjax.training.finetuning import Finetuning
+from fairjax.training.fit import Fit, fit
+from fairjax.training.validation import Looked, Validation
 
 GENDER = Attribute("gender", ("female", "male"))
 
@@ -97,6 +99,101 @@ def asked(small_world):
         "loss.num_sets": 7, "loss.default_factor": 0.35,
     }  # fmt: skip
     return Finetuning(load(Experiment, None, fields(small_world) | changes), parallel.mesh(1))
+
+
+def test_only_steps_in_a_row_that_are_not_finite_end_a_run(asked, monkeypatch):
+    """Every other one of eight, where two in a row would."""
+    losses, told = iter([np.nan, 1.0] * 4), []
+    scalars = lambda: {"loss": jnp.float32(next(losses)), "gradient_norm": jnp.float32(1)}  # noqa: E731
+    monkeypatch.setattr(asked, "compiled", lambda: lambda state, frozen, batch: (state, scalars(), None))
+    training = asked.config.training.model_copy(update={"steps": 8, "max_skipped": 2})
+    monkeypatch.setattr(asked, "config", asked.config.model_copy(update={"training": training}))
+    asked.run(on_step=lambda report: told.append(report.step))
+    assert told == [*range(1, 9)]
+
+
+def test_looks_are_taken_as_training_draws_with_noise_of_their_own(asked, tmp_path):
+    class Heard(Exception):
+        pass
+
+    def generate(prompts, num_images, **how):
+        raise Heard(num_images, how)
+
+    config = asked.config.model_copy(
+        update={
+            "training": asked.config.training.model_copy(update={"guidance_scale": 3.0}),
+            "validation": asked.config.validation.model_copy(update={"num_steps": 3, "images_per_prompt": 6}),
+        }
+    )
+    finetuning = SimpleNamespace(**vars(asked) | {"config": config, "pipeline": SimpleNamespace(generate=generate)})
+    validation, bundle = Validation(finetuning, tmp_path, 0), {"an": "adapter"}
+    with pytest.raises(Heard) as heard:
+        validation._look(bundle)
+    images, how = heard.value.args
+    assert images == 6 and how.pop("bundle") is bundle and how.pop("on_batch") is validation.on_batch
+    seeds = {how.pop("seed")}
+    assert how == {"num_steps": 3, "guidance_scale": 3.0, "solver": "ddim", "batch_size": None}
+    finetuning.config = config.model_copy(update={"seed": 6})
+    with pytest.raises(Heard) as heard:
+        validation._look(bundle)
+    assert len(seeds | {heard.value.args[1]["seed"]}) == 2
+
+
+def test_a_look_sees_the_variety_within_the_classes_of_each_models_own_images(asked, tmp_path):
+    """Of four images of each prompt the first two are alike, and the others of theirs; classes are told apart so."""
+    finetuning = SimpleNamespace(**vars(asked))
+    validation = Validation(finetuning, tmp_path, 0)
+    prompts, pairs = len(validation.prompts), np.eye(4)[[0, 0, 1, 2]]
+
+    def looked(women):
+        gender = np.eye(2)[np.tile(women, (prompts, 1))]
+        probs = {"gender": gender, "age": np.tile([1.0, 0.0], (prompts, 4, 1))}
+        return Looked(Seen(probs, np.ones((prompts, 4), bool), None, None), [np.tile(pairs, (prompts, 1, 1))])
+
+    looks = [looked([0, 1, 1, 1]), looked([0, 0, 1, 1])]
+    validation._look = lambda bundle: looks.pop(0)
+    # before, three of a class that all differ; after, two that are alike and two that differ
+    assert validation._measured({})["diversity"] == pytest.approx(0.5)
+
+
+def test_what_a_finetuning_gives_is_the_average(small_world, monkeypatch):
+    last, average = {"soft_prompt": {"embedding": np.zeros(2)}}, {"soft_prompt": {"embedding": np.ones(2)}}
+    ended = states.initial(last, TrainingSection())._replace(ema=average)
+    monkeypatch.setattr(api, "Finetuning", lambda config: SimpleNamespace(run=lambda *_: ended))
+    found = api.finetune(load(Experiment, None, fields(small_world)))
+    np.testing.assert_array_equal(found.bundle["soft_prompt"]["embedding"], np.ones(2))
+
+
+def test_networks_trained_from_the_start_are_averages_too(tmp_path):
+    plan, rates = Fit(3, 8, 0.1, weight_decay=0.0), optax.warmup_cosine_decay_schedule(0, 1, 0, 3, 0.02)
+
+    def loss(params, batch, key):
+        return params["x"].sum(), ({}, {})
+
+    found = fit(
+        "x", tmp_path, plan, {"x": jnp.ones(2)}, loss, lambda _: np.ones(8), jax.random.key(0), Console(quiet=True)
+    )
+    last = average = 1.0
+    for step in range(3):
+        last -= 0.1 * float(rates(step))  # Adam, of a gradient that is always the same
+        decay = (1 + step) / (10 + step)
+        average = decay * average + (1 - decay) * last
+    np.testing.assert_allclose(found["x"], average, rtol=1e-5)
+    assert abs(average - last) > 1e-3
+
+
+def test_what_a_run_that_goes_on_may_change_is_what_changes_none_of_its_numbers():
+    before, kept = Experiment(), set()
+    sections = [(name, section) for name, section in before if isinstance(section, Section)]
+    for name, section in sections:
+        for field in type(section).model_fields:
+            changed = section.model_copy(update={field: "something else"})
+            if not differences(before, before.model_copy(update={name: changed})):
+                kept.add(f"{name}.{field}")
+    free = ("steps", "microbatch", "max_skipped", "save_every", "keep", "keep_every", "images_every", "wandb")
+    looks = {f"validation.{field}" for field in type(before.validation).model_fields}
+    assert kept == looks | {f"training.{field}" for field in free}
+    assert all(differences(before, before.model_copy(update={name: "other"})) for name in ("model", "seed"))
 
 
 def test_seed_solver_and_range_of_steps_are_those_that_were_asked_for(asked):

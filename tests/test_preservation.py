@@ -55,6 +55,14 @@ def test_frechet_distance_of_gaussians():
     assert frechet(first, first) == pytest.approx(0, abs=1e-6)
 
 
+def test_frechet_distance_of_fewer_images_than_features():
+    """Their covariances are singular: by hand, two images each that vary along one axis, or along another."""
+    apart = lambda axis: np.eye(5)[axis] * np.array([[1.0], [-1.0]])  # variance 2  # noqa: E731
+    assert frechet(apart(0), 2 * apart(0)) == pytest.approx((np.sqrt(8) - np.sqrt(2)) ** 2)
+    assert frechet(apart(0), 2 * apart(1)) == pytest.approx(8 + 2)
+    assert frechet(apart(0), apart(0) + 1) == pytest.approx(5)
+
+
 def test_diversity_is_the_mean_over_pairs_of_a_prompt_and_class():
     own, labels = drawn(0, (3, 6, 4)), np.random.default_rng(1).integers(-1, 2, (3, 6))
     pairs = [

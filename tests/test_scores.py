@@ -29,6 +29,7 @@ def test_a_prompts_scores_count_faces_alone():
         "age": one_hot([0, 0, 1, 1, 1], 2, sure=0.7),
         "tone": one_hot([0, 0, 0, 0, 2], 3),
     }
+    probs["gender"][4] = 0.4, 0.6  # the image without a face, of which nobody is unsure
     recognised = np.array([1, 1, 0, 0, 0], bool)
     found = scoring.of_prompt(probs, np.array([1, 1, 1, 1, 0], bool), EVEN, recognised)
     assert found["gender"]["frequencies"] == {"female": 0.75, "male": 0.25}

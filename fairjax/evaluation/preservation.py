@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from fairjax import parallel
 from fairjax.evaluation.measuring import over_images
@@ -87,8 +86,12 @@ def diversity(features: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of two sets of features [n, d], taken as Gaussian (Heusel et al., 2017)."""
-    gap = first.mean(0) - second.mean(0)
-    a, b = (np.atleast_2d(np.cov(x.T)) for x in (first, second))
-    root = scipy.linalg.sqrtm(a @ b).real
-    return float(gap @ gap + np.trace(a + b - 2 * root))
+    """Fréchet distance of two sets of features [n, d], taken as Gaussian (Heusel et al., 2017).
+
+    Without a matrix' square root, which is not to be had of fewer images than features: of covariances A'A and B'B the
+    root of the product has the singular values of AB' for eigenvalues.
+    """
+    gap = first.mean(0, dtype=np.float64) - second.mean(0, dtype=np.float64)
+    a, b = (np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1.0), mode="r") for x in (first, second))
+    common = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return max(float(gap @ gap + np.square(a).sum() + np.square(b).sum() - 2 * common), 0.0)
