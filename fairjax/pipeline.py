@@ -195,8 +195,11 @@ class Pipeline:
             images [n, H, W, 3] in [-1, 1].
         """
         states = self.encode(params, bundle, jnp.concatenate([empty, ids]))
+        unconditional = states[:1]
+        if "text_encoder" not in bundle:  # soft tokens are not in the empty prompt: their gradient by it is zero
+            unconditional = jax.lax.stop_gradient(unconditional)
         return self.sample_encoded(
-            params, bundle, states[:1], states[1:][prompts], noise, table, num_steps, guidance_scale, microbatch,
+            params, bundle, unconditional, states[1:][prompts], noise, table, num_steps, guidance_scale, microbatch,
             **gradient,
         )  # fmt: skip
 
@@ -215,7 +218,8 @@ class Pipeline:
         unconditional = jnp.broadcast_to(unconditional, encoder_hidden_states.shape)
         context = Conditioning(unconditional, encoder_hidden_states)
         merged = bundles.merge_unet(params["unet"], bundle)  # once, not in every call of the network
-        predict = guided(self.unet.apply, guidance_scale)
+        # with soft tokens alone nothing is trained of the unconditional half
+        predict = guided(self.unet.apply, guidance_scale, apart=bundle.keys() == {"soft_prompt"})
         latents = chain.sample(predict, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
         return in_chunks(lambda latents: self.decode(params, latents), microbatch, latents)
 

@@ -387,6 +387,8 @@ def test_no_guidance_skips_the_unconditional_half(world):
     expected = unconditional + 3 * (conditional - unconditional)
     close(guided(network, 3.0)(params, noise, timesteps, both), expected, 1e-6)
     assert batches == [4, 8]
+    close(guided(network, 3.0, apart=True)(params, noise, timesteps, both), expected, 1e-6)
+    assert batches == [4, 8, 4, 4]
 
 
 @pytest.mark.parametrize(

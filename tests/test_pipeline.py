@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from small_world import fields
+from small_world import WIDTH, fields
 
 import fairjax
 from fairjax import memory, parallel
@@ -129,6 +129,28 @@ def test_each_prompt_is_encoded_once_however_many_images_it_has(small, monkeypat
     monkeypatch.setattr(fairjax.pipeline, "encoding", lambda pipeline, mesh: counting)
     small.generate(PROMPTS, 12, batch_size=8, num_steps=2, guidance_scale=GUIDANCE)  # three batches
     assert rows == [parallel.mesh().size]  # two prompts and the empty one, filled up to one for each device
+
+
+def test_soft_tokens_alone_cost_no_gradient_of_the_unconditional_half(small, monkeypatch):
+    """It is the same gradient by far fewer operations: pulled back through the conditional prediction and no other."""
+    bundle = bundles.init(("soft_prompt",), small.params, 0, 3, jax.random.key(0))
+    ids, empty, own = small.token_ids(PROMPTS, bundle), small.token_ids([""]), np.arange(len(PROMPTS))
+    table, noise = solver_table(small.schedule, "ddim", 2), small.noise(jax.random.split(jax.random.key(1), 2))
+
+    def of(function, *arguments):  # its gradient by the first, and how many FLOPs that is
+        program = jax.jit(jax.grad(lambda *arguments: function(*arguments).sum())).lower(*arguments).compile()
+        return program(*arguments), program.cost_analysis()["flops"]
+
+    def sample():  # anew, not to be traced already
+        return lambda bundle, params: small.sample(params, bundle, ids, empty, own, noise, table, 2, GUIDANCE)
+
+    (found, few), guided = of(sample(), bundle, small.params), fairjax.pipeline.guided
+    monkeypatch.setattr(fairjax.pipeline, "guided", lambda *how, apart: guided(*how))
+    wished, many = of(sample(), bundle, small.params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wished)
+    predict = lambda words, params: small.unet.apply(params["unet"], noise, np.ones(2), words)  # noqa: E731
+    _, one = of(predict, np.ones((2, ids.shape[1], WIDTH), np.float32), small.params)
+    assert many - few > 0.9 * one
 
 
 def test_the_solver_is_a_choice_and_any_number_of_steps_runs_in_one_compiled_program(small):

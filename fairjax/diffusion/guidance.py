@@ -19,20 +19,30 @@ class Conditioning(NamedTuple):
     conditional: Any
 
 
-def guided(denoise: Denoise, scale: float) -> Denoise:
+def guided(denoise: Denoise, scale: float, *, apart: bool = False) -> Denoise:
     """The network output u + scale (c - u), where u is the one without and c the one with the prompt.
 
     Both come from one call on a batch of 2 b, unconditional half first, as in diffusers. A scale of at most 1
     means no guidance: the unconditional half is not computed. The result's context is a `Conditioning`.
+
+    Args:
+        apart: make it two calls of b each. Where nothing of the unconditional one is differentiated, a gradient then
+            computes half as much: its output is not needed, either.
     """
     if scale <= 1:
         return lambda params, latents, timesteps, context: denoise(params, latents, timesteps, context.conditional)
 
-    def call(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> jax.Array:
+    def together(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> list[jax.Array]:
         both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), *context)
-        output = denoise(params, jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), both)
-        output = output.astype(latents.dtype)  # before the scale magnifies what a bfloat16 network rounds off
-        unconditional, conditional = jnp.split(output, 2)
+        return jnp.split(denoise(params, jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), both), 2)
+
+    def one_by_one(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> list[jax.Array]:
+        return [denoise(params, latents, timesteps, each) for each in context]
+
+    def call(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> jax.Array:
+        outputs = (one_by_one if apart else together)(params, latents, timesteps, context)
+        # in the type of the latents before the scale magnifies what a bfloat16 network rounds off
+        unconditional, conditional = (output.astype(latents.dtype) for output in outputs)
         return unconditional + scale * (conditional - unconditional)
 
     return call
