@@ -144,12 +144,13 @@ def test_what_was_given_is_saved_though_it_changes_before_it_is_written(tmp_path
     kept, weights = Checkpoints(tmp_path / "checkpoints"), jnp.arange(300_000, dtype=jnp.float32)
     changed = jax.jit(lambda weights: -weights, donate_argnums=0)
     kept.save(1, {"weights": weights})
-    for _ in range(1000):  # the place is not given away while it is being read
+    held = jax.__version_info__ >= (0, 11)  # which gives nothing away that numpy has looked at
+    for _ in range(1 if held else 1000):  # the place is not given away while it is being read
         assert changed(weights)[1] == -1
         if weights.is_deleted():
             break
         time.sleep(0.01)
-    assert weights.is_deleted()
+    assert weights.is_deleted() != held
     kept.finish()
     assert kept.restore(1, {"weights": jnp.zeros(300_000)})["weights"][-1] == 299_999
     kept.close()

@@ -273,7 +273,7 @@ def test_a_malicious_pickle_is_one_line_and_runs_nothing(tmp_path, kind):
         path.write_bytes(pickle.dumps(Malicious(trace)))
     else:
         torch.save({"weight": Malicious(trace)}, path)
-    reason = "it would run io.open"
+    reason = f"it would run {open.__module__}.open"  # io, and _io from Python 3.12 on
     for read in (read_pickle, read_state_dict, read_bank, load_classifier, load_face_embedding):
         with pytest.raises(ValueError, match=rf"weights\.pt was not read: {reason}") as error:
             read(path)
