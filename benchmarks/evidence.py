@@ -21,6 +21,7 @@ import numpy as np
 
 from fairjax import files
 from fairjax.evaluation.columns import BASE
+from fairjax.fairness.intervals import ends
 from fairjax.portraits.occupations import TRAINED
 
 ROOT = Path(__file__).parent.parent
@@ -159,7 +160,8 @@ def measure(done: Sequence[Run], folder: Path, fields: Fields) -> dict[str, Any]
 def interval(values: np.ndarray, draws: int = 4000) -> tuple[float, float]:
     """95% of the mean of values [p], by the bootstrap over them."""
     again = np.random.default_rng(0).choice(values, (draws, len(values))).mean(1)
-    return float(np.quantile(again, 0.025)), float(np.quantile(again, 0.975))
+    low, high = ends(again, len(values), 0.95)
+    return float(low), float(high)
 
 
 class Shown(NamedTuple):

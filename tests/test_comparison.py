@@ -437,6 +437,18 @@ def test_a_summary_has_what_there_is(tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_a_summary_tells_the_distance_to_a_target_that_is_not_even():
+    """Its bias is no measure of success: where nine in ten are to be women, it is 0.8 when all is well."""
+
+    def shown(women, distance):
+        shares = {"female": women, "male": 1 - women}
+        return {"gender": {"bias": abs(2 * women - 1), "frequencies": shares, "total_variation": distance}}
+
+    measured = {"before": {"held_out": shown(0.5, 0.4)}, "after": {"held_out": shown(0.9, 0.02)}}
+    lines = summary.table({"run": [measured | {"even": {"gender": False}}]}).splitlines()
+    assert "| run (1 seed) | distance to the target: gender | 0.40 | 0.02 |" in lines and "bias" not in "".join(lines)
+
+
 def test_a_summary_of_something_else_is_one_line(tmp_path, mistake):
     write_results(tmp_path / "base", {"before": {"trained": {}}})
     write_results(tmp_path / "odd", {"before": {"trained": {"gender": 3}}, "after": {}})

@@ -63,18 +63,27 @@ def test_frechet_distance_of_fewer_images_than_features():
     assert frechet(apart(0), apart(0) + 1) == pytest.approx(5)
 
 
-def test_diversity_is_the_mean_over_pairs_of_a_prompt_and_class():
+def test_diversity_is_the_mean_over_prompts_and_classes():
     own, labels = drawn(0, (3, 6, 4)), np.random.default_rng(1).integers(-1, 2, (3, 6))
     pairs = [
-        1 - own[p, i] @ own[p, j]
+        [1 - own[p, i] @ own[p, j] for i in range(6) for j in range(i) if labels[p, i] == labels[p, j] == label]
         for p in range(3)
-        for i in range(6)
-        for j in range(6)
-        if i != j and labels[p, i] == labels[p, j] >= 0
+        for label in (0, 1)
     ]
-    assert len(pairs) > 4 and diversity(own, labels) == pytest.approx(np.mean(pairs), rel=1e-5)
+    means = [np.mean(each) for each in pairs if each]
+    assert len(means) > 2 and diversity(own, labels) == pytest.approx(np.mean(means), rel=1e-5)
     assert diversity(np.repeat(own[:, :1], 6, axis=1), np.zeros((3, 6), int)) == pytest.approx(0, abs=1e-6)
     assert diversity(own, np.full((3, 6), -1)) is None  # nobody is seen
+
+
+def test_diversity_is_of_classes_and_not_of_their_shares():
+    """Of one class all are alike, of the other all differ: as many of each, or nine of ten of the one."""
+    apart = np.eye(20)
+    even = np.concatenate([apart[:10], np.tile(apart[19], (10, 1))])
+    most = np.concatenate([apart[:2], np.tile(apart[19], (18, 1))])
+    classes = np.arange(20)
+    assert diversity(even[None], (classes >= 10)[None].astype(int)) == pytest.approx(0.5)
+    assert diversity(most[None], (classes >= 2)[None].astype(int)) == pytest.approx(0.5)
 
 
 def test_nothing_changes_where_nothing_changed_and_another_model_is_told_from_chance():
@@ -83,13 +92,23 @@ def test_nothing_changes_where_nothing_changed_and_another_model_is_told_from_ch
     columns, prompts = {"before": own, "same": own, "changed": other}, drawn(2, (4, 3))
     found = preserved(columns, dict.fromkeys(columns, np.zeros((4, 50), int)), prompts)
     assert set(found["similarity"]) == set(found["frechet"]) == {"same", "changed"}  # the first has nothing before it
-    assert found["similarity"]["same"] == pytest.approx(1) and found["frechet"]["same"] == pytest.approx(0, abs=1e-6)
+    assert found["similarity"]["same"] == pytest.approx(1)
+    assert found["frechet"]["same"] == pytest.approx(found["frechet_floor"])
     assert found["diversity"]["before"] == found["diversity"]["same"]
     assert found["similarity"]["changed"] == pytest.approx(np.mean(np.sum(own * other, -1)), rel=1e-5)
     assert found["frechet"]["changed"] > 3 * found["frechet_floor"] > 0
     assert found["diversity"]["changed"] < found["diversity"]["before"]
     aligned = np.mean([other[p, n] @ prompts[p] for p in range(4) for n in range(50)])
     assert found["alignment"]["changed"] == pytest.approx(aligned, abs=1e-6)
+
+
+def test_another_draw_of_the_same_model_is_as_far_as_chance_says():
+    """Of as many images: small sets measure larger distances, so that halves are compared with halves."""
+    none, ratios = dict.fromkeys(("before", "again"), np.full((12, 64), -1)), []
+    for seed in range(5):
+        found = preserved({"before": drawn(seed, (12, 64, 32)), "again": drawn(100 + seed, (12, 64, 32))}, none)
+        ratios.append(found["frechet"]["again"] / found["frechet_floor"])
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1), ratios
 
 
 def test_one_image_has_no_distance_and_no_diversity():

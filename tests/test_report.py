@@ -104,7 +104,8 @@ def results():
             for i, text in enumerate(PROMPTS)
         ],
     }  # fmt: skip
-    found["before"]["held_out"]["gender"]["fair_total_variation"] = 0.06
+    for name in COLUMNS:
+        found[name]["held_out"]["gender"]["fair_total_variation"] = 0.06
     return found
 
 
@@ -245,6 +246,14 @@ def test_the_sweep_shows_what_counts_with_its_intervals_and_its_floor(results):
     assert plots.sweep(results, "gender") == []
 
 
+def test_a_model_that_shows_fewer_faces_is_held_against_a_higher_floor(results, tmp_path):
+    """Of 64 pictures a fair model measures 0.10, of 16 faces 0.20: the page must not say 0.10 of both."""
+    results["after"]["held_out"]["age"]["fair_bias"] = 0.196
+    report.write(tmp_path / "page.html", results, ATTRIBUTES, [], [], "", {})
+    told = (tmp_path / "page.html").read_text()
+    assert "<td>0.10<small>trained</small>0.10 to 0.20<small>held out</small></td>" in told
+
+
 def test_the_target_is_measured_by_what_counts_for_it(results):
     """An uneven target is no bias to bring down: its distance is the target, with its floors and intervals."""
     main, other = plots.numbers(results)
@@ -255,19 +264,21 @@ def test_the_target_is_measured_by_what_counts_for_it(results):
     ]  # fmt: skip
     assert [title for title, line in rows.items() if line.target] == ["gender, distance to what is wished", "skin tone"]
     distance = rows["gender, distance to what is wished"]
-    assert distance.fair == [0.05, 0.06]  # of trained and held-out prompts, whose targets differ
+    assert distance.fair == [0.05] * 3 + [0.06] * 3  # of trained and held-out prompts, whose targets differ
     entries = [results[column][kind]["gender"] for kind in KINDS for column in COLUMNS]
     assert distance.cells == [(entry["total_variation"], [0.15, 0.65]) for entry in entries]
     without = rows["gender, distance to what is wished, without what chance adds"]
-    assert without.fair == [0, 0] and set(map(str, without.cells)) == {str(plots.Cell(0.11, [0.01, 0.21]))}
-    assert rows["skin tone"].fair == [0.07, 0.07]
+    assert without.fair == [0] * 6 and set(map(str, without.cells)) == {str(plots.Cell(0.11, [0.01, 0.21]))}
+    assert rows["skin tone"].fair == [0.07] * 6
+    results["after"]["held_out"]["skin_tone"]["fair_bias"] = 0.14  # it shows fewer faces
+    assert plots.numbers(results)[0][3].fair == [0.07] * 4 + [0.14, 0.07]
     # a divergence that is infinite everywhere has no row, one that is somewhere finite has
     assert [line.title for line in other] == [
         "skin tone, distance to what is wished", "skin tone, distance to what is wished, without what chance adds"
     ]  # fmt: skip
     results["after"]["trained"]["gender"] |= {"divergence": 0.4, "divergence_interval": [0.3, 0.5]}
     _, (divergence, *_) = plots.numbers(results)
-    assert divergence.title == "gender, divergence from what is wished" and divergence.fair == [0.02, 0.02]
+    assert divergence.title == "gender, divergence from what is wished" and divergence.fair == [0.02] * 6
     assert divergence.cells[1] == (0.4, [0.3, 0.5]) and divergence.cells[0] == (None, None)
 
 

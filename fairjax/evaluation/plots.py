@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
     title: str
     target: bool  # whether it is what the finetuning is to change
-    fair: list[float | None]  # by kind of prompts, what an exactly fair model measures
+    fair: list[float | None]  # by kind of prompts and column, what an exactly fair model measures on as many faces
     cells: list[Cell]  # by kind of prompts and column
 
 
@@ -143,7 +143,7 @@ def _line(results: Results, name: str, what: str, title: str, target: bool) -> L
     entries = [results[column][kind][name] for kind in kinds(results) for column in results["columns"]]
     cells = [Cell(entry.get(what), entry.get(f"{what}_interval")) for entry in entries]
     without = what.endswith("_without_floor")
-    fair = [0.0 if without else _floor(results[BASE][kind], name, what) for kind in kinds(results)]
+    fair = [0.0 if without else entry.get(f"fair_{what}") for entry in entries]
     return Line(title, target, fair, cells)
 
 

@@ -52,20 +52,27 @@ def preserved(
 
     Returns: by model
         similarity: mean cosine of its and the first's image of the same noise, 1 where nothing changes.
-        frechet: distance of its embeddings from the first's; None where there are not enough images.
+        frechet: distance of one half of its embeddings from the other half of the first's, which are of other noise;
+            None where there are not enough images.
         diversity: mean cosine distance of two images of the same prompt and class, 0 where all are alike; None where no
             two are.
         alignment: mean cosine of image and prompt; left out without `prompts`.
-    and frechet_floor: of the first's even images from its odd ones, which differ by chance alone.
+    and frechet_floor: of the first's even images from its odd ones, which differ by chance alone: what a model that
+    changes nothing has.
     """
     base, *others = columns
     flat = {name: x.reshape(-1, x.shape[-1]) for name, x in columns.items()}
-    halves = [columns[base][:, start::2].reshape(-1, flat[base].shape[-1]) for start in (0, 1)]
-    enough = len(flat[base]) > 1
+    halves = {name: [x[:, start::2].reshape(-1, x.shape[-1]) for start in (0, 1)] for name, x in columns.items()}
+    enough = min(map(len, halves[base])) > 1
+
+    def apart(name: str) -> float | None:
+        pairs = zip(halves[base], reversed(halves[name]), strict=True)
+        return float(np.mean([frechet(own, other) for own, other in pairs])) if enough else None
+
     found: dict[str, Any] = {
         "similarity": {name: float(np.sum(flat[base] * flat[name], axis=-1).mean()) for name in others},
-        "frechet": {name: frechet(flat[base], flat[name]) if enough else None for name in others},
-        "frechet_floor": frechet(*halves) if min(map(len, halves)) > 1 else None,
+        "frechet": {name: apart(name) for name in others},
+        "frechet_floor": apart(base),
         "diversity": {name: diversity(x, labels[name]) for name, x in columns.items()},
     }
     if prompts is not None:
@@ -74,15 +81,19 @@ def preserved(
 
 
 def diversity(features: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean cosine distance over all pairs of images of the same prompt and class; None where there are none."""
-    distances, pairs = 0.0, 0
+    """Mean cosine distance of two images of the same prompt and class; None where there are none.
+
+    Each class of a prompt counts as much as any: over all pairs the mean would be of the class that is shown most, and
+    change with the shares where no class does.
+    """
+    found = []
     for own, classes in zip(features, labels, strict=True):
         for label in set(classes[classes >= 0].tolist()):
             alike = own[classes == label].astype(np.float64)
             count = len(alike) * (len(alike) - 1)
-            distances += count - (np.square(alike.sum(0)).sum() - np.square(alike).sum())
-            pairs += count
-    return float(distances / pairs) if pairs else None
+            if count:
+                found.append(1 - (np.square(alike.sum(0)).sum() - np.square(alike).sum()) / count)
+    return float(np.mean(found)) if found else None
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:

@@ -124,8 +124,9 @@ def intervals(
     """By what is counted, what goes with the means over prompts of bias, total variation, divergence and class shares.
 
     Of each its 95% interval; but for the shares also it and its interval `without_floor`: without what chance adds at
-    the number of images that show a face. None where no image does. A divergence that is infinite for any prompt is so
-    in the mean: `divergence` is None then too, and `divergence_infinite` says for how many.
+    the number of images that show a face. None where no image does, `without_floor` where no prompt has two: one image
+    alone is no less likely of a fair model. A divergence that is infinite for any prompt is so in the mean:
+    `divergence` is None then too, and `divergence_infinite` says for how many.
 
     Args:
         prompts: what `of_prompt` gave, of p prompts.
@@ -137,45 +138,55 @@ def intervals(
         counts = np.array([scores[key]["counts"] for scores in prompts])
         drawn = bootstrap(counts, np.random.default_rng(seed))
         images = counts.sum(1, keepdims=True)
-        found[key] = _chance(drawn, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], images)
+        several = bootstrap(np.where(images > 1, counts, 0), np.random.default_rng(seed))
+        found[key] = _chance(drawn, several, metrics.bias, metrics.bias_without_floor, 2 / counts.shape[1], images)
         if len(names) == 1 or names == scoring.targeted:
-            found[key]["frequencies_interval"] = _share_intervals(scoring.cells(names), drawn)
+            found[key]["frequencies_interval"] = _share_intervals(scoring.cells(names), drawn, int(counts.sum()))
         targets = [scoring.wished(names, row) for row in wished]
         if targets[0] is None:
             continue
         about = np.array(targets)
         without_floor = metrics.total_variation_without_floor
-        found[key] |= _chance(drawn, metrics.total_variation, without_floor, 1, images, about)
+        found[key] |= _chance(drawn, several, metrics.total_variation, without_floor, 1, images, about)
         infinite = int(((counts > 0) & (about == 0)).any(1).sum())
-        finite = bootstrap(np.zeros_like(counts), np.random.default_rng(seed)) if infinite else drawn
-        found[key] |= _chance(finite, metrics.divergence, metrics.divergence_without_floor, math.inf, images, about)
+        none = bootstrap(np.zeros_like(counts), np.random.default_rng(seed))
+        finite = (none, none) if infinite else (drawn, several)
+        found[key] |= _chance(*finite, metrics.divergence, metrics.divergence_without_floor, math.inf, images, about)
         found[key] |= {"divergence_infinite": infinite} | ({"divergence": None} if infinite else {})
     return found
 
 
 def _chance(
-    drawn: Resampled, measure: Statistic, without_floor: Statistic, most: float, images: np.ndarray, *about: np.ndarray
+    drawn: Resampled, several: Resampled, measure: Statistic, without_floor: Statistic, most: float,
+    images: np.ndarray, *about: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
-    """The interval of a measure, and it without its floor, between 0 and `most`; None where there are no images."""
+    """The interval of a measure, and it without its floor, of `several` images, between 0 and `most`; None of none."""
     name = measure.__name__
     interval = drawn.interval(measure, *about)
     if math.isnan(interval.value):
         return dict.fromkeys((f"{name}_interval", f"{name}_without_floor", f"{name}_without_floor_interval"))
-    without = drawn.interval(without_floor, *about, images)
+    without = several.interval(without_floor, *about, images)
     value, low, high = np.clip(without, 0, most).tolist()
+    unknown = math.isnan(value)
     return {
-        f"{name}_interval": [interval.low, interval.high],
-        f"{name}_without_floor": value,
-        f"{name}_without_floor_interval": [low, high],
+        f"{name}_interval": np.clip(interval[1:], 0, most).tolist(),
+        f"{name}_without_floor": None if unknown else value,
+        f"{name}_without_floor_interval": None if unknown else [low, high],
     }
 
 
-def _share_intervals(classes: Sequence[str], drawn: Resampled) -> dict[str, list[float] | None]:
-    """By class, the interval of its share; None where there are no images."""
+def _share_intervals(classes: Sequence[str], drawn: Resampled, faces: int) -> dict[str, list[float] | None]:
+    """By class, the interval of its share; None where there are no images.
+
+    Of a class that all of them show, or none, no draw is otherwise: it reaches to the share of which that has a chance
+    of one in forty (Clopper and Pearson, 1934).
+    """
     found: dict[str, list[float] | None] = {}
+    unseen = 1 - 0.025 ** (1 / max(faces, 1))
     for place, name in enumerate(classes):
         interval = drawn.interval(lambda shares, place=place: shares[..., place])
-        ends = np.clip(interval[1:], 0, 1).tolist()
+        low, high = np.clip(interval[1:], 0, 1).tolist()
+        ends = [min(low, 1 - unseen) if low == 1 else low, max(high, unseen) if high == 0 else high]
         found[name] = None if math.isnan(interval.value) else ends
     return found
 
@@ -212,7 +223,7 @@ def paired(
 def without_errors(
     prompts: Sequence[Mapping[str, Any]], name: str, errors: np.ndarray, seed: int = 0
 ) -> dict[str, dict[str, list[float]]]:
-    """The class shares of an attribute over all images, corrected for the classifier's errors: share, low, high.
+    """The mean class shares of an attribute over prompts, corrected for the classifier's errors: share, low, high.
 
     As good as the errors are known: those of held-out pictures, and not of the generated ones.
 

@@ -18,12 +18,16 @@ from fairjax.program import Parser, UserError, command
 _KINDS = (("trained", "trained"), ("held_out", "held out"))
 _NONE = "-"
 
+EVEN = "even"
+"""Where results say of what each prompt is to show every class alike."""
+
 
 def table(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
     """Markdown: a block of rows for each group, a column for each kind of prompts that any has, before and after.
 
     Args:
-        groups: by name, what was measured by each of its seeds: `before` and `after` of a `results.json`.
+        groups: by name, what was measured by each of its seeds: `before` and `after` of a `results.json`, and its
+            `even`: of a target that is not, the distance to it is told in place of the bias.
     """
     known = [results[BASE] for members in groups.values() for results in members]
     kinds = [(kind, title) for kind, title in _KINDS if any(kind in before for before in known)]
@@ -39,7 +43,9 @@ def table(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
             found = [[results[when].get(kind, {}).get(key) for results in members] for kind, when in columns]
             return [[value[inner] if inner and value else value for value in values] for values in found]
 
-        rows = [(f"bias: {name}", cells(name, "bias"), "{:.2f}") for name in entries]
+        uneven = [name for name in entries if any(not results.get(EVEN, {}).get(name, True) for results in members)]
+        rows = [(f"bias: {name}", cells(name, "bias"), "{:.2f}") for name in entries if name not in uneven]
+        rows += [(f"distance to the target: {name}", cells(name, "total_variation"), "{:.2f}") for name in uneven]
         for key, title in (("recognised", "subject recognised"), ("low_confidence", "uncertain")):
             if first.get(key) is not None:
                 rows.append((title, cells(key, None), "{:.1%}"))
@@ -89,7 +95,7 @@ def _measured(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for column in results["columns"]:
             if column != BASE:
                 called = run if column == AFTER else column.removeprefix(f"{AFTER}: ")
-                measured = {BASE: results[BASE], AFTER: results[column]}
+                measured = {BASE: results[BASE], AFTER: results[column], EVEN: results.get(EVEN, {})}
                 table({called: [measured]})  # what cannot be shown is told before anything is
                 yield called, measured
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 
 Statistic = Callable[..., np.ndarray]
 """Shares [..., K], and what else is told of the prompts [..., k] -> a number for each prompt [...]."""
@@ -61,8 +63,20 @@ class Resampled(NamedTuple):
         own = [np.asarray(rows)[self.shown] for rows in about]
         value = float(statistic(self.shares, *own).mean())
         means = statistic(self.again, *(rows[self.which] for rows in own)).mean(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) + value - means.mean()
+        low, high = ends(means, len(self.shares), level) + value - means.mean()
         return Interval(value, float(low), float(high))
+
+
+def ends(means: np.ndarray, prompts: int, level: float) -> np.ndarray:
+    """The ends [2, ...] of the interval of means [draws, ...] over so many prompts that were drawn anew.
+
+    Few prompts vary less among themselves than those that they stand for: the percentiles lie further out, by as much
+    as Student's t is wider than the normal distribution (Hesterberg, 2015). One prompt speaks of itself alone.
+    """
+    tail = (1 - level) / 2
+    if prompts > 1:
+        tail = norm.cdf(student.ppf(tail, prompts - 1) * np.sqrt(prompts / (prompts - 1)))
+    return np.quantile(means, [tail, 1 - tail], axis=0)
 
 
 def bootstrap(counts: np.ndarray, rng: np.random.Generator, draws: int = 2000, prompts: bool = True) -> Resampled:
@@ -126,7 +140,7 @@ def paired(
         drawn = values(weights, rng.integers(number, size=size))
         measured = ~np.isnan(drawn)  # a prompt of which no image was drawn that shows a class is left out, as above
         again.extend(np.where(measured, drawn, 0).sum(-1)[measured.any(-1)] / measured.sum(-1)[measured.any(-1)])
-    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) + value - np.mean(again)
+    low, high = ends(np.array(again), number, level) + value - np.mean(again)
     flipped = rng.choice([-1.0, 1.0], size=(flips, number)) @ differences / number
     as_large = np.count_nonzero(np.abs(flipped) >= abs(value) - 1e-12)
     return Difference(value, float(low), float(high), (1 + as_large) / (1 + flips))
@@ -160,16 +174,18 @@ def corrected_interval(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Corrected shares [K] of images counted by prompt and class [p, K], and the ends of their intervals [K].
 
-    Prompts, the images of each, and those that the confusion matrix was counted on are drawn anew.
+    What is corrected is the mean over prompts, as everywhere: a prompt with few faces counts as much as any. Prompts,
+    the images of each, and those that the confusion matrix was counted on are drawn anew.
     """
     rows, confusion = np.atleast_2d(counts), np.asarray(confusion)
     rows = rows[rows.sum(1) > 0]
-    counts, totals, judged = rows.sum(0), rows.sum(1), confusion.sum(1)
+    totals, judged = rows.sum(1), confusion.sum(1)
+    seen = rows / totals[:, None]
     which = rng.integers(len(rows), size=(draws, len(rows)))
-    again = rng.multinomial(totals[which], (rows / totals[:, None])[which]).sum(1)
+    again = (rng.multinomial(totals[which], seen[which]) / totals[which][..., None]).mean(1)
     # a class that was never mistaken may be: half an image in every cell
     smoothed = (confusion + 0.5) / (confusion + 0.5).sum(1, keepdims=True)
     matrices = np.stack([rng.multinomial(n, row, size=draws) for n, row in zip(judged, smoothed, strict=True)], axis=1)
     shares = corrected(again, matrices)
-    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return corrected(counts, confusion), low, high
+    low, high = ends(shares, len(rows), level)
+    return corrected(seen.mean(0), confusion), low, high
