@@ -86,7 +86,7 @@ class Pipeline:
         own = files.read_json(folder / OWN) if (folder / OWN).is_file() else {}
         guidance_scale = typed(float, own.get("guidance_scale", _USUAL_GUIDANCE), "guidance_scale", str(folder / OWN))
         text = CLIPTextConfig.from_dict(files.read_json(folder / "text_encoder" / "config.json"))
-        unet = UNetConfig.from_dict(files.read_json(folder / "unet" / "config.json"))
+        unet = UNetConfig.from_dict(pipelines.unet_fields(files.read_json(folder / "unet" / "config.json")))
         vae = VAEConfig.from_dict(files.read_json(folder / "vae" / "config.json"))
         latent_shape = pipelines.latent_shape(folder, text, unet, vae)
         tokenizer = pipelines.read_tokenizer(folder / "tokenizer", text)
@@ -105,7 +105,7 @@ class Pipeline:
         return cls(
             **networks,
             tokenizer=tokenizer,
-            schedule=NoiseSchedule.from_dict(scheduler),
+            schedule=NoiseSchedule.from_dict(pipelines.scheduler_fields(scheduler)),
             scaling_factor=vae.scaling_factor,
             latent_shape=latent_shape,
             image_size=tuple(side * vae.downscale for side in latent_shape[:2]),
@@ -148,7 +148,8 @@ class Pipeline:
     def token_ids(self, prompts: Sequence[str], bundle: Bundle | None = None) -> np.ndarray:
         """Token ids [n, length] of prompts, padded to the tokenizer's length, soft tokens of `bundle` put in."""
         tokenizer = self.tokenizer
-        encoded = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="np")
+        prompts = [pipelines.with_vectors(tokenizer, prompt) for prompt in prompts]
+        encoded = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="np")
         room = tokenizer.model_max_length - bundles.num_tokens(bundle or {})
         for text, tokens in zip(prompts, encoded.attention_mask.sum(1), strict=True):
             if tokens >= room:

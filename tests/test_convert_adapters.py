@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fairjax.adapters import lora
-from fairjax.convert import adapters, rules
+from fairjax.convert import adapters, kohya, rules
 from fairjax.models.functional import functional
 from fairjax.models.unet import UNet2DConditionModel, UNetConfig
 
@@ -27,6 +27,7 @@ UNET = {
     "cross_attention_dim": WIDTH,
 }
 TOKENS = torch.tensor([[0, 3, 4, 1]])
+TARGETS = ["q_proj", "v_proj", "fc1"]
 
 
 def make_text_encoder():
@@ -391,3 +392,50 @@ def test_a_file_of_many_tensors_is_no_soft_prompt(tmp_path):
     save_file({"a": np.zeros(3), "b": np.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="this file holds 2"):
         adapters.load_soft_prompt(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "how", [{"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}, {"alora_invocation_tokens": [3]}]
+)
+def test_what_peft_computes_otherwise_from_the_same_factors_is_refused(tmp_path, networks, how):
+    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS, **how)
+    peft.get_peft_model(make_text_encoder(), config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"its configuration: {next(iter(how))} = .* is not supported"):
+        adapters.load_lora(tmp_path, networks)
+
+
+def test_the_adapter_that_a_network_saves_by_itself_computes_the_same(tmp_path, networks, unet):
+    module = make_unet()
+    module.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=5, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    module.save_lora_adapter(tmp_path)
+    merged = lora.merge(our_base(unet), *adapters.load_lora(tmp_path, networks)["unet"])
+    np.testing.assert_allclose(our_unet(unet, merged), torch_unet(module), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["", "adapter_model.bin"])
+def test_pickles_of_peft_have_their_configuration_too(tmp_path, networks, name):
+    config = peft.LoraConfig(r=RANK, lora_alpha=7, init_lora_weights=False, target_modules=TARGETS)
+    model = peft.get_peft_model(make_text_encoder(), config)
+    model.save_pretrained(tmp_path, safe_serialization=False)
+    with torch.no_grad():
+        theirs = model(input_ids=TOKENS).last_hidden_state.numpy()
+    merged = lora.merge(networks["text_encoder"], *adapters.load_lora(tmp_path / name, networks)["text_encoder"])
+    np.testing.assert_allclose(encode(merged, "text_model."), theirs, atol=1e-5)
+
+
+def test_several_adapters_in_one_file_are_refused(tmp_path, networks):
+    module = make_unet()
+    for name in ("a", "b"):
+        module.add_adapter(peft.LoraConfig(r=RANK, target_modules=["to_q"]), adapter_name=name)
+    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items() if "lora_" in name}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="is a second down of its layer"):
+        adapters.load_lora(tmp_path / "x.safetensors", networks)
+
+
+def test_alphas_of_kohya_may_be_whole_numbers(networks):
+    module = "unet.mid_block.attentions.0.proj_in"
+    tensors = {f"{module}.lora_A.weight": np.ones((4, 8)), f"{module}.lora_B.weight": np.ones((8, 4))}
+    written = kohya.to_kohya(tensors, {"unet": 0.5})
+    written = {name: tensor.astype(np.int64) if name.endswith("alpha") else tensor for name, tensor in written.items()}
+    assert adapters.lora_from_torch(written, networks, {})["unet"].scale == 0.5

@@ -29,12 +29,20 @@ from fairjax.schema_errors import shown
 LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
 SOFT_TOKEN = "<fair>"
-_PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PEFT_FILES, _PEFT_CONFIG = ("adapter_model.safetensors", "adapter_model.bin"), "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # diffusers' key in the header of a safetensors file
 _TEXT_MODEL = "text_model."  # in every published file; newer transformers have dropped it from the module names
 _MOST_LISTED = 4
 PICKLES = (".pt", ".pth", ".bin")
 _OLD_LORA_FILE, _OLD_EMBEDDINGS_FILE = "pytorch_lora_weights.bin", "learned_embeds.bin"
+_LORA_FILES = (LORA_FILE, *_PEFT_FILES, _OLD_LORA_FILE)
+_ONLY = {
+    # others take something off the model's own weights, which no file has
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal", "mica"),
+    "alora_invocation_tokens": (None,),
+    "layer_replication": (None,),
+}
+"""Values with which peft computes what the factors alone say."""
 _BANKS = (".pkl", ".npy", ".npz")
 _LOGITS = "classifier.3.bias"  # of MobileNetV3, the authors' and ours
 _TOKEN_EMBEDDING = "token_embedding.weight"
@@ -108,10 +116,9 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
     path = Path(path)
     file, configs = path, {}
     if path.is_dir():
-        names = (LORA_FILE, _PEFT_FILE, _OLD_LORA_FILE)
-        file = next((path / name for name in names if (path / name).exists()), path / LORA_FILE)
+        file = next((path / name for name in _LORA_FILES if (path / name).exists()), path / LORA_FILE)
     tensors, metadata = read(file)
-    if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name == _PEFT_FILE:
+    if (config := file.with_name(_PEFT_CONFIG)).exists() and file.name in _PEFT_FILES:
         configs = {"": files.read_json(config)}
     elif _METADATA in metadata:
         flat = files.parse_json(metadata[_METADATA], f"{file}: its {_METADATA}")
@@ -119,6 +126,8 @@ def load_lora(path: str | Path, networks: Mapping[str, Params]) -> dict[str, Lor
             component: {key.removeprefix(f"{component}."): flat[key] for key in flat if key.startswith(f"{component}.")}
             for component in networks
         }
+        if not any(configs.values()):  # as a network's own `save_lora_adapter` writes it
+            configs = {"": flat}
     try:
         return lora_from_torch(tensors, networks, {name: _Scaling.of(config) for name, config in configs.items()})
     except ValueError as error:
@@ -145,9 +154,13 @@ def lora_from_torch(
             others.add(parsed[0])
         else:
             component, module, factor = parsed
-            if np.asarray(tensor).dtype.kind not in "fV":  # bfloat16 is none of numpy's own
+            kinds = "fViu" if factor == "alpha" else "fV"  # bfloat16 is none of numpy's own
+            if np.asarray(tensor).dtype.kind not in kinds:
                 problems.append(f"{name} is of type {tensor.dtype}, expected floating point")
-            found.setdefault(component, {}).setdefault(module, {})[factor] = np.asarray(tensor, np.float32)
+            factors = found.setdefault(component, {}).setdefault(module, {})
+            if factor in factors:
+                problems.append(f"{name} is a second {factor} of its layer: save one adapter at a time")
+            factors[factor] = np.asarray(tensor, np.float32)
     problems += [f"it adapts the {component} too, which is not wanted here" for component in sorted(others)]
     for component, modules in found.items():
         problems += _misfits(component, modules)
@@ -227,7 +240,11 @@ class _Scaling(NamedTuple):
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> _Scaling:
-        """Raises ValueError, one line, where a field is of another type, or a pattern more than a name with a gap."""
+        """Raises ValueError, one line: a field has another type or changes what is computed, a pattern is more than
+        a name with a gap."""
+        for name, supported in _ONLY.items():
+            if config.get(name) not in supported:
+                raise ValueError(f"its configuration: {name} = {shown(config[name])} is not supported")
         said = {name: config.get(name) for name in cls._fields}
         alpha = typed(float | None, said["lora_alpha"], "lora_alpha", "its configuration")
         patterns = typed(dict[str, float] | None, said["alpha_pattern"], "alpha_pattern", "its configuration") or {}
@@ -317,8 +334,8 @@ def embeddings_in(folder: Path) -> Path:
 
 
 def has_lora(folder: Path) -> bool:
-    """Whether a folder has a file of LoRA as diffusers names it."""
-    return any((folder / name).is_file() for name in (LORA_FILE, _OLD_LORA_FILE))
+    """Whether a folder has a file of LoRA as diffusers or peft names it."""
+    return any((folder / name).is_file() for name in _LORA_FILES)
 
 
 def is_soft_prompt(path: Path) -> bool:

@@ -82,6 +82,8 @@ def save_pipeline(bundle: Bundle, pipeline: Pipeline, folder: Path, dtype: Any =
         fields = files.read_json(pipeline.folder / name / "config.json")
         if name == "text_encoder":
             fields["vocab_size"] = int(soft_prompt.token_embedding(merged[name]).shape[0])
+            # what transformers would read it in, where diffusers reads the others in float32
+            fields |= {key: "float32" for key in ("dtype", "torch_dtype") if key in fields}
         files.write_json(folder / name / "config.json", fields)
         folders.save(merged[name], folder / name, stem, dtype)
     if tokenizer:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -14,6 +18,31 @@ from fairjax.models.vae import VAEConfig
 
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
+
+
+def scheduler_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `scheduler_config.json` as `StableDiffusionPipeline` has them, which puts two of them right."""
+    has_offset = "steps_offset" in fields or fields.get("_class_name") != "DPMSolverSinglestepScheduler"
+    offset = {"steps_offset": 1} if has_offset and type(fields.get("steps_offset", 0)) is int else {}
+    return {**fields, **offset, **({"clip_sample": False} if fields.get("clip_sample") is True else {})}
+
+
+def unet_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a UNet's: before diffusers 0.9 many said half the side of the latents."""
+    version, side = str(fields.get("_diffusers_version")), fields.get("sample_size")
+    old = re.match(r"0\.[0-8](?!\d)", version) and type(side) is int and side < 64
+    return {**fields, **({"sample_size": 64} if old else {})}
+
+
+def with_vectors(tokenizer: CLIPTokenizer, prompt: str) -> str:
+    """A prompt in which a textual inversion of several vectors is all its words, `<a> <a>_1 ...`, as in diffusers."""
+    added = tokenizer.added_tokens_encoder
+    if not any(word.endswith("_1") for word in added):
+        return prompt
+    for word in sorted(set(tokenizer.tokenize(prompt)) & added.keys()):
+        others = itertools.takewhile(added.__contains__, (f"{word}_{number}" for number in itertools.count(1)))
+        prompt = prompt.replace(word, " ".join([word, *others]))
+    return prompt
 
 
 def latent_shape(folder: Path, text: CLIPTextConfig, unet: UNetConfig, vae: VAEConfig) -> tuple[int, int, int]:
