@@ -421,4 +421,5 @@ def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
 @functools.lru_cache
 def solver_table(schedule: NoiseSchedule, solver: str, max_steps: int) -> solvers.SolverTable:
     """`solvers.table` on the device, made once."""
-    return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))
+    with jax.ensure_compile_time_eval():  # else what is first asked for while something is traced is kept as a tracer
+        return jax.tree.map(jnp.asarray, solvers.table(schedule, solver, max_steps))

@@ -195,6 +195,16 @@ def subjects(section: PromptSection) -> Subjects:
     return found._replace(nobody=tuple(kept), nobody_share=section.nobody_share)
 
 
+def check_unseen(measured: Subjects, section: PromptSection, whose: str) -> None:
+    """Raises a one-line ValueError where what is measured as held out is what a run of this section was trained on."""
+    try:
+        trained = subjects(section).trained
+    except ValueError:  # its files are no longer where they were
+        return
+    if shared := _shared(trained, measured.held_out):
+        raise ValueError(f"{whose} was trained on {_named(shared)}, which the prompts hold out: {_UNSEEN}")
+
+
 def _mixed(section: PromptSection) -> Subjects:
     sources, known, held = [], [], section.held_out_split
     for source in section.sources:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import glob
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +64,14 @@ def read(name: str, subset: str | None = None) -> dict[str, Dataset]:
 
 
 def _whole(splits: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what a CSV's reader makes of rows that have a field more than its header: their first for no column's."""
+    """Refuses what a CSV's reader makes of rows that have a field more than its header, their first for no column's,
+    and of a file with other marks than commas between its columns: one column."""
     for split in splits.values():
         if "__index_level_0__" in split.column_names:
             raise ValueError("its rows have more fields than its header: text with a comma in it must stand in quotes")
+        first, *others = split.column_names
+        if not others and (mark := next((mark for mark in ";\t" if mark in first), None)):
+            raise ValueError(f"its columns are {first!r}: between them should be commas, not {mark!r}")
     return splits
 
 
@@ -86,12 +90,16 @@ def target(section: TargetSection, attributes: Sequence[Attribute], subjects: Co
 
     Args:
         attributes: what the classifier tells.
-        subjects: all whom the table may speak of.
+        subjects: all whom the table and the prompts may speak of.
 
     Raises:
         ValueError: one line that names the field, or the file and its row.
     """
     chosen = joint_target(section.attributes, section.distribution, section.marginals, attributes)
+    for subject in section.prompts:
+        if subject not in subjects:
+            near = {name.casefold(): name for name in subjects}
+            raise ValueError(f"target.prompts: {subject!r} is not among the subjects{_near(subject, near)}")
     table = _by_subject(section, attributes, subjects) if section.table else {}
     return dataclasses.replace(chosen, own=table | section.prompts)
 
@@ -115,14 +123,19 @@ def _by_subject(
         name = str(row[_SUBJECT]).strip()
         place, spelt = f"{where}, row {number}", known.get(name.casefold(), [])
         if not spelt:
-            near = difflib.get_close_matches(name.casefold(), known, n=1)
-            hint = f"; did you mean {known[near[0]][0]!r}?" if near else ""
-            raise ValueError(f"{place}: {name!r} is not among the subjects{hint}")
+            near = {folded: names[0] for folded, names in known.items()}
+            raise ValueError(f"{place}: {name!r} is not among the subjects{_near(name, near)}")
         for subject in [name] if name in spelt else spelt:
             if subject in own:
                 raise ValueError(f"{place}: {subject!r} has a row already")
             own[subject] = _cells(f"{place} ({subject})", row, groups, section, attributes)
     return own
+
+
+def _near(name: str, known: Mapping[str, str]) -> str:
+    """Who may be meant, of those by their names without regard to case."""
+    near = difflib.get_close_matches(name.casefold(), known, n=1)
+    return f"; did you mean {known[near[0]]!r}?" if near else ""
 
 
 def _groups(
@@ -132,6 +145,12 @@ def _groups(
     chosen = select(section.attributes, attributes)
     cells = cell_names(chosen)
     groups = {(a.name,): a.classes for a in chosen if set(a.classes) & set(columns)}
+    for column in columns:
+        if len(of := [name for (name,), classes in groups.items() if column in classes]) > 1:
+            raise ValueError(
+                f"{where} has a column {column!r}, which is a class of {' and of '.join(of)}: "
+                f"it should have {_SUBJECT}, {', '.join(cells)}"
+            )
     if not groups or len(chosen) == 1:
         groups = {section.attributes: cells}
     wanted = [_SUBJECT, *(column for group in groups.values() for column in group)]

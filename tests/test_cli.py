@@ -24,6 +24,7 @@ from fairjax import generate, parallel
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.pipeline import Pipeline
+from fairjax.portraits import occupations
 from fairjax.program import UserError
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning, StepReport
@@ -321,6 +322,12 @@ def test_adapters_and_other_words_are_compared_in_one_evaluation(small_world, tm
     assert {path.name.split("-")[0] for path in (found / "data").iterdir()} == {"before", "after", "asked"}
     message = mistake(eval_program.main, *asked, "--evaluation.interventions", "{x: evenly}", "--output", str(found))
     assert "evaluation.interventions: x = 'evenly' must have {prompt} in it" in message
+    (tmp_path / "jobs").mkdir()
+    for split, job in (("train", "smith"), ("test", occupations.TRAINED[0].upper())):  # in whatever letters
+        (tmp_path / "jobs" / f"{split}.txt").write_text(job)
+    others = ["--prompts.sources", json.dumps([{"name": str(tmp_path / "jobs")}]), "--output", str(found)]
+    told = f"--adapter: {run} was trained on '{occupations.TRAINED[0].upper()}', which the prompts hold out"
+    assert told in mistake(eval_program.main, *asked, *others)
 
 
 def test_generate_writes_a_grid_and_images_that_do_not_overwrite_each_other(small_world, tmp_path):

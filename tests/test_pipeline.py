@@ -153,6 +153,11 @@ def test_soft_tokens_alone_cost_no_gradient_of_the_unconditional_half(small, mon
     assert many - few > 0.9 * one
 
 
+def test_a_table_first_asked_for_while_something_is_traced_is_of_use_afterwards(small):
+    inside = jax.jit(lambda: solver_table(small.schedule, "ddim", 7).steps.timestep)()
+    np.testing.assert_array_equal(solver_table(small.schedule, "ddim", 7).steps.timestep, inside)
+
+
 def test_the_solver_is_a_choice_and_any_number_of_steps_runs_in_one_compiled_program(small):
     made = {
         (solver, num_steps): small.generate(PROMPTS, 4, num_steps=num_steps, solver=solver, guidance_scale=GUIDANCE)

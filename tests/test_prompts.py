@@ -276,6 +276,8 @@ def test_all_lists_together_hold_out_what_none_of_them_trains_on():
         ("jobs.csv", "job\nchef\na,b,c\n", {}, "cannot be read: "),
         ("jobs.csv", "job\na chef, a person\na cook, a person\n", {"column": "job"}, "more fields than its header"),
         ("jobs.csv", "job,w\na, b,3\nc, d,5\n", {"column": "job", "weight_column": "w"}, "must stand in quotes"),
+        ("jobs.csv", "job;w\nchef;1\npilot;2\n", {}, "its columns are 'job;w': between them should be commas, not ';'"),
+        ("jobs.csv", "job\tw\nchef\t1\n", {}, "between them should be commas"),
         ("jobs.csv", "", {}, "cannot be read: No columns to parse from file"),
         ("jobs.json", '{"job":', {}, "cannot be read: JSON parse error"),
         ("jobs.parquet", "no", {}, "cannot be read: Parquet file size is 2 bytes"),
@@ -395,6 +397,29 @@ def test_a_table_that_cannot_be_followed_is_told_with_its_file_and_row(tmp_path,
     with pytest.raises(ValueError) as refused:
         distributions(("chef",), file, attributes=names)
     assert str(refused.value).startswith(f"target.table = {str(file)!r}{message}") and "\n" not in str(refused.value)
+
+
+def test_a_subject_of_target_prompts_may_be_held_out_and_must_be_there():
+    """For training and for measuring alike; what a slip would say goes to nobody."""
+
+    def own(**prompts):
+        return tables.target(TargetSection(attributes=GENDER, prompts=prompts), ATTRIBUTES, found.known).own
+
+    found = read(**{"prompts.subjects": ["chef"], "prompts.held_out": ["pilot"]})
+    assert own(pilot=(0.9, 0.1)) == {"pilot": (0.9, 0.1)}
+    for slip in ("pilott", "Pilot"):
+        with pytest.raises(ValueError, match=f"^target.prompts: '{slip}' is not among the subjects; .* 'pilot'?"):
+            own(**{slip: (0.9, 0.1)})
+
+
+def test_a_column_that_is_a_class_of_two_attributes_is_not_taken_for_both(tmp_path):
+    attributes = (Attribute("glasses", ("yes", "no")), Attribute("beard", ("yes", "no")))
+    (tmp_path / "table.csv").write_text("subject,yes,no\nchef,.1,.9\n")
+    section = TargetSection(attributes=("glasses", "beard"), table=str(tmp_path / "table.csv"))
+    with pytest.raises(ValueError, match="has a column 'yes', which is a class of glasses and of beard: it should"):
+        tables.target(section, attributes, ("chef",))
+    (tmp_path / "table.csv").write_text("subject,yes yes,yes no,no yes,no no\nchef,.1,.2,.3,.4\n")
+    assert tables.target(section, attributes, ("chef",)).own == {"chef": (0.1, 0.2, 0.3, 0.4)}
 
 
 def test_a_step_is_asked_for_what_the_sources_and_the_table_say(tmp_path):

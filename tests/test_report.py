@@ -201,7 +201,7 @@ def test_curves_are_smoothed_and_leave_out_what_is_missing(tmp_path):
 def test_each_prompt_is_held_against_what_is_wished_of_it(results):
     """The share of women, and of each prompt its own mark: one line for all would be wrong for every one of them."""
     plot = plots.dumbbell(results, GENDER)
-    assert (plot.title, plot.share, plot.mark) == ("Share of female", True, "wished")
+    assert (plot.title, plot.share, plot.mark) == ("Gender: share of female", True, "wished")
     assert {row.title for row in plot.rows} == set(PROMPTS)
     for row in plot.rows:
         index = PROMPTS.index(row.title)
@@ -472,5 +472,5 @@ def test_everything_is_reached_by_keyboard(page, browser):
                 "(document.activeElement.getAttribute('aria-label') || document.activeElement.textContent).trim()"
             )
         )
-    assert {"Numbers", "Table of bias", "Share of female by prompt", "The whole configuration"} <= reached
+    assert {"Numbers", "Table of bias", "Gender: share of female by prompt", "The whole configuration"} <= reached
     tab.close()

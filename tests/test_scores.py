@@ -208,3 +208,10 @@ def test_shares_are_corrected_for_the_classifiers_errors():
     assert wider_low < low - 0.05 and wider_high > high + 0.05
     nobody = [{"gender": {"counts": [0, 0], "frequencies": {"female": None, "male": None}}}]
     assert without_errors(nobody, "gender", np.eye(2)) == {}
+
+
+@pytest.mark.parametrize("errors", [[[27, 0], [3, 0]], [[0, 0], [3, 9]], [[20, 10], [4, 2]]])
+def test_errors_that_do_not_tell_the_classes_apart_correct_nothing(errors):
+    """Whatever is seen would have been as likely of any shares: an estimate would be made up, one half each."""
+    rows = [{"gender": {"counts": [80, 20], "frequencies": {"female": 0.8, "male": 0.2}}}]
+    assert without_errors(rows, "gender", np.array(errors)) == {}

@@ -104,6 +104,24 @@ def test_folders_are_classes_and_a_tenth_is_held_out(tmp_path):
     assert sorted([*trained.labels["label"], *held_out.labels["label"]]) == [0] * 20 + [1] * 20
 
 
+@pytest.mark.parametrize("slip", ["a name", "a link"])
+def test_pictures_that_would_not_be_read_are_told(tmp_path, slip):
+    for name in ("cats", "dogs", "hens"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number, picture in enumerate(plain(4)):
+            Image.fromarray(picture).save(tmp_path / "pets" / name / f"{number}.png")
+    if slip == "a name":
+        for name in ("cats", "dogs"):
+            (tmp_path / "pets" / name / "0.png").rename(tmp_path / "pets" / name / "in a train station.png")
+    else:
+        (tmp_path / "pets" / "dogs").rename(tmp_path / "dogs")
+        (tmp_path / "pets" / "dogs").symlink_to(tmp_path / "dogs")
+    count = 2 if slip == "a name" else 8
+    for read in (labelled.read, labelled.read_together):
+        with pytest.raises(ValueError, match=f"pets has 12 pictures, of which {count} would be read: "):
+            read(str(tmp_path / "pets"))
+
+
 @pytest.mark.parametrize(("few", "held"), [(1, 0), (2, 1), (14, 1), (30, 3)])
 def test_of_each_class_a_tenth_is_held_out_and_none_is_lost(tmp_path, few, held):
     """Of a class of one picture that one is trained on."""
@@ -162,6 +180,23 @@ def test_pictures_without_labels_are_refused_by_their_columns(tmp_path):
         labelled.read(str(folder), mapping={"mood": {"sad": ("sad",), "angry": ("angry",)}})
     with pytest.raises(ValueError, match=f"'{tmp_path}/nowhere': no such file or folder"):
         labelled.read(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", ["face", "occupation"])
+def test_an_attribute_is_not_called_what_judges_take_for_something_else(tmp_path, name):
+    """Pictures of the first class of "face" would all count as without a face."""
+    folder = write_folder(tmp_path / "faces", plain(4), [{name: value} for value in ("round", "oval") * 2])
+    with pytest.raises(ValueError, match=f"no attribute can be called '{name}'"):
+        labelled.read(str(folder), mapping={name: {"round": ("round",), "oval": ("oval",)}})
+
+
+@pytest.mark.parametrize("value", ["None", "NA", "Long"])
+def test_a_class_without_a_picture_is_refused(tmp_path, value):
+    """A slip in its letters, or a word that a CSV's reader takes for a blank."""
+    folder = write_folder(tmp_path / "faces", plain(6), [{"beard": beard} for beard in ("None", "NA", "long") * 2])
+    mapping = {"beard": {"some": ("long",), "other": (value,)}}
+    with pytest.raises(ValueError, match=f"of beard's class 'other': '{value}' is none of its values .*'long'"):
+        labelled.read(str(folder), mapping=mapping)
 
 
 def test_rare_classes_count_as_much_as_common_ones():
@@ -301,6 +336,15 @@ def test_a_confusion_matrix_counts_what_each_class_is_taken_for():
     assert sum(map(sum, expected)) > 40
 
 
+def test_a_picture_that_cannot_be_read_is_told_by_its_file(tmp_path):
+    folder = write_folder(tmp_path / "faces", plain(4, 64), [{"label": label} for label in "abab"])
+    path = folder / "0003.png"
+    path.write_bytes(path.read_bytes()[:3000])  # begins as one, and ends too early
+    pictures = labelled.read_together(str(folder))
+    with pytest.raises(ValueError, match=f"^{path} cannot be read: image file is truncated"):
+        next(chips.squares(pictures, chips.finder("whole", 16)))
+
+
 def test_varied_faces_are_the_faces_that_were_found():
     images = np.stack([np.full((16, 16, 3), shade, np.uint8) for shade in (0, 60, 120, 180, 240)])
     pixels = classifier_training.varied(images, np.array([1, 3]))
@@ -362,6 +406,22 @@ def test_mistakes_about_a_bank_are_one_line(tmp_path, mistake):
     assert "--face: judges.face = 'no.pth': no such file" in told("--data", folder, face="no.pth")
     assert "--data: " in told("--data", tmp_path / "Nowhere", "--detector", "whole")
     assert not (tmp_path / "bank.safetensors").exists()
+
+
+def test_a_run_of_other_labels_is_not_gone_on_with(portraits, tmp_path, mistake, monkeypatch):
+    """Of the same file, which now says otherwise: what was learned would be called by the other's name."""
+    path, output = tmp_path / "labels.yaml", tmp_path / "run"
+    asked = ("--data", portraits, "--labels", path, "--detector", "whole", "--batch-size", 8, "--output", output)
+
+    def killed(*arguments):
+        raise ValueError("killed")
+
+    monkeypatch.setattr(classifier_training, "faces", killed)
+    path.write_text("gender: {female: [female], male: [male]}\n")
+    assert "killed" in mistake(train_classifier.main, *asked)
+    assert "killed" in mistake(train_classifier.main, *asked)  # the same is gone on with
+    path.write_text("gender: {female: [male], male: [female]}\n")
+    assert f"{output} holds a run with what is labelled = " in mistake(train_classifier.main, *asked)
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path):

@@ -151,6 +151,13 @@ def test_a_model_that_shows_nobody_at_all_is_no_reason_to_fail(validation):
     assert validation.rows[0]["faces"] is None and validation.rows[0]["warnings"] == []
 
 
+def test_a_run_that_sees_no_face_at_all_is_warned_of(validation, capsys):
+    validation.gives([looked((4, 4), faces=0), looked((4, 4), faces=0)])
+    validation(2, {})
+    told = "warning: step 2: no image shows a face, nor one of the frozen model's: nothing is learned"
+    assert capsys.readouterr().err.startswith(told) and validation.rows[0]["warnings"]
+
+
 def test_none_is_none(finetuning, tmp_path):
     off = finetuning.config.model_copy(
         update={"validation": finetuning.config.validation.model_copy(update={"every": None})}

@@ -123,7 +123,7 @@ def _rows(axes: Axes, plot: Dots) -> None:
             label=_short(column), zorder=3, clip_on=False,
         )  # fmt: skip
     axes.set_yticks(range(len(plot.rows)), [_short(row.title) for row in plot.rows])
-    axes.set_ylim(len(plot.rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(plot.rows), 1) - 0.5, -0.5)  # of none, too
     axes.tick_params(left=False)
     axes.grid(axis="x", alpha=0.3)
 

@@ -185,7 +185,7 @@ def dumbbell(results: Results, attribute: Attribute) -> Dots:
         if None not in values:
             rows.append(Row(prompt["prompt"], prompt["held_out"], values, [None] * len(values), mark))
     rows.sort(key=lambda row: (row.held_out, row.values[0]))
-    title = f"Share of {first}" if two else _title(name, what)
+    title = f"{said(name).capitalize()}: share of {first}" if two else _title(name, what)
     return Dots(title, title, "prompt", columns, rows, "wished" if two else _FAIR, two)
 
 

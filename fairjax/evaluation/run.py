@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fairjax import parallel, prompts, tables
+from fairjax import parallel, prompts, schema, tables
 from fairjax.config import ADAPTER, BEST, LOG, EvaluationSection, Experiment, SettingSection, config_of
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
@@ -49,6 +49,8 @@ def evaluate(
     with blame("--adapter"):
         for name, adapter in zip(names(adapters), adapters, strict=True):
             path = config_of(adapter)
+            if path:
+                prompts.check_unseen(asked_for, schema.load(Experiment, path).prompts, str(adapter))
             columns.append(Column(name, load_adapter(adapter, pipeline), log=path and path.parent / LOG))
     for name, words in config.evaluation.interventions.items():
         columns.append(Column(f"asked: {name}", {}, words))

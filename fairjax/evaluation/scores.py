@@ -229,11 +229,12 @@ def without_errors(
 
     Args:
         prompts: what `of_prompt` gave.
-        errors: [classes, classes], how many pictures of each class (row) were taken for each. Of a class of which there
-            were none nothing is known, and then nothing is corrected.
+        errors: [classes, classes], how many pictures of each class (row) were taken for each. Nothing is corrected
+            where they do not tell the classes apart: there were none of one, none was taken for one, or two were taken
+            for the same.
     """
     counts = np.array([scores[name]["counts"] for scores in prompts])
-    if not counts.sum() or not np.sum(errors, axis=1).all():
+    if not counts.sum() or np.linalg.matrix_rank(errors) < len(errors):
         return {}
     found = np.stack(corrected_interval(counts, errors, np.random.default_rng(seed)), axis=1)
     return {"corrected": dict(zip(prompts[0][name]["frequencies"], found.tolist(), strict=True))}

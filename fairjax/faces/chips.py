@@ -145,7 +145,7 @@ def _square(pictures: Labelled, number: int, find: Finder) -> np.ndarray:
     try:
         picture = upright(pictures.picture(number))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {number} cannot be read: {error}") from None
+        raise ValueError(f"{pictures.name(number)} cannot be read: {error}") from None
     size = (find.side, find.side)
     if find.fills:
         return np.asarray(ImageOps.pad(picture, size, Image.Resampling.BILINEAR))

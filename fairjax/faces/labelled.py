@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from fairjax import schema, tables
+from fairjax.faces.judges import PRESENCE, RECOGNITION
 from fairjax.program import UserError
 
 Classes = Mapping[str, Mapping[str, Sequence[str]]]
@@ -42,6 +45,9 @@ _HELD_OUT = ("validation", "test")
 _SHARE = 0.1
 """How much is held out of a dataset that holds nothing out itself."""
 
+_MOST_SEEN = 5
+"""How many of a column's values an error lists."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
@@ -59,6 +65,11 @@ class Labelled:
         """As a `PIL.Image`."""
         return self.table[number][self.column]
 
+    def name(self, number: int) -> str:
+        """The file of a picture, or its number where it lies in none."""
+        stored = self.table.select([number]).cast_column(self.column, datasets.Image(decode=False))[0][self.column]
+        return stored["path"] or f"picture {number}"
+
     def digest(self) -> str:
         """SHA-256 of the pictures as they are stored, in their order."""
         found = hashlib.sha256()
@@ -68,6 +79,15 @@ class Labelled:
             known = Path(stored["path"]).read_bytes() if here else stored["bytes"] or stored["path"].encode()
             found.update(hashlib.sha256(known).digest())
         return found.hexdigest()
+
+
+def told(*parts: Labelled) -> str:
+    """SHA-256 of what is known of the pictures: attributes, classes, and the label of each."""
+    found = hashlib.sha256()
+    for part in parts:
+        known = [(name, part.classes[name], labels.tolist()) for name, labels in part.labels.items()]
+        found.update(repr(known).encode())
+    return found.hexdigest()
 
 
 def read(name: str, subset: str | None = None, mapping: Classes | None = None) -> tuple[Labelled, Labelled]:
@@ -84,19 +104,35 @@ def read(name: str, subset: str | None = None, mapping: Classes | None = None) -
         FileNotFoundError, ValueError: one line.
     """
     splits = tables.read(name, subset)
+    _check_all_there(name, splits)
     held_out = next((splits[split] for split in _HELD_OUT if split in splits), None)
     trained = _trained(name, splits)
-    mapping = mapping or _known(trained)
+    asked, mapping = mapping, mapping or _known(trained)
     if not mapping:
         columns = ", ".join(trained.features)
         raise ValueError(f"{name} has no labels that are known; its columns are {columns}: map them by --labels")
     if alone := next((attribute for attribute, classes in mapping.items() if len(classes) < 2), None):
         raise ValueError(f"{name} has a single class of {alone}, {next(iter(mapping[alone]))!r}: two are needed")
+    if taken := next((name for name in (PRESENCE, RECOGNITION) if name in mapping), None):
+        raise ValueError(
+            f"{name}: no attribute can be called {taken!r}, which is what classifiers call whether a picture shows a "
+            "face, or what it shows besides: give the column another name"
+        )
     if held_out is None:
         if len(trained) < 2:
             raise ValueError(f"{name} has {len(trained)} pictures: some to train on and some to hold out are needed")
         trained, held_out = _apart(trained, _labelled(name, trained, mapping).labels)
-    return tuple(_labelled(name, table, mapping) for table in (trained, held_out))
+    parts = tuple(_labelled(name, table, mapping) for table in (trained, held_out))
+    for attribute, classes in asked.items() if asked else ():
+        for number, (label, values) in enumerate(classes.items()):
+            if not (parts[0].labels[attribute] == number).any():
+                seen = ", ".join(map(repr, sorted(set(_values(trained, attribute)))[:_MOST_SEEN]))
+                raise ValueError(
+                    f"{name}: no picture to train on is of {attribute}'s class {label!r}: "
+                    f"{', '.join(map(repr, values))} is none of its values ({seen}); "
+                    "None, NA and null are blank in a CSV"
+                )
+    return parts
 
 
 def _apart(table: datasets.Dataset, labels: Mapping[str, np.ndarray]) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -119,7 +155,9 @@ def read_together(
     Raises:
         FileNotFoundError, ValueError: one line.
     """
-    table = _trained(name, tables.read(name, subset))
+    splits = tables.read(name, subset)
+    _check_all_there(name, splits)
+    table = _trained(name, splits)
     if limit is not None and limit < len(table):
         table = table.shuffle(seed=0, keep_in_memory=True).select(range(limit), keep_in_memory=True)
     return _labelled(name, table, mapping or _known(table))
@@ -161,6 +199,24 @@ def _trained(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Data
     return splits["train"]
 
 
+def _check_all_there(name: str, splits: Mapping[str, datasets.Dataset]) -> None:
+    """Refuses an image folder without a table of which `datasets` leaves pictures out.
+
+    Where the name of one has a word such as "train" or "test" in it, it reads such ones alone, and no folder that is a
+    link.
+    """
+    found = [Path(folder, file) for folder, _, files in os.walk(name, followlinks=True) for file in files]
+    shown = [file for file in found if not any(part[0] == "." for part in file.relative_to(name).parts)]
+    there = sum(file.suffix.lower() in ImageFolder.EXTENSIONS for file in shown)
+    read = sum(map(len, splits.values()))
+    if read < there and not any(file.stem == "metadata" for file in shown):
+        raise ValueError(
+            f"{name} has {there} pictures, of which {read} would be read: where words such as train, test or eval are "
+            "in the names of some, only those are, and no folders that are links; name them otherwise, or list them in "
+            "a metadata.csv"
+        )
+
+
 def _pictures(name: str, table: datasets.Dataset) -> str:
     columns = [column for column, kind in table.features.items() if isinstance(kind, datasets.Image)]
     if not columns:
@@ -199,7 +255,7 @@ def _labelled(name: str, table: datasets.Dataset, mapping: Classes) -> Labelled:
         values = _values(table, attribute)
         labels[attribute] = np.array([numbers.get(value, -1) for value in values], np.int32)
         if not (labels[attribute] >= 0).any():
-            seen = ", ".join(map(repr, sorted(set(values))[:5]))
+            seen = ", ".join(map(repr, sorted(set(values))[:_MOST_SEEN]))
             raise ValueError(f"{name}: none of {attribute}'s values ({seen}) is one of {', '.join(numbers)}: map them")
     classes = {attribute: tuple(classes) for attribute, classes in mapping.items()}
     return Labelled(table, _pictures(name, table), labels, classes)

@@ -65,7 +65,8 @@ def main(argv: list[str]) -> None:
     with blame("--data"):
         trained, held_out = labelled.read(options.data, options.subset, mapping)
     with blame("--output"):
-        classifier_training.begin(options.output, {name: str(value) for name, value in vars(options).items()})
+        settings = {name: str(value) for name, value in vars(options).items()}
+        classifier_training.begin(options.output, settings | {"what is labelled": labelled.told(trained, held_out)})
     with blame("--data"):
         parts = [
             classifier_training.faces(name, pictures, find, options.size, options.output, console)

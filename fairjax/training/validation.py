@@ -32,6 +32,8 @@ _BOUNDED = {
 }
 """What is warned of where it is small, and what it is."""
 
+_BLIND = "no image shows a face, nor one of the frozen model's: nothing is learned (judges.detector, judges.box)"
+
 
 class Looked(NamedTuple):
     """What was seen of the images that an adapter makes."""
@@ -140,7 +142,8 @@ class Validation:
 
     def _warnings(self, scalars: Mapping[str, float]) -> list[str]:
         bounds = {name: getattr(self.section, f"min_{name}") for name in _BOUNDED}
-        return [
+        blind = math.isnan(scalars["faces"]) and math.isnan(scalars["distance"])  # of either model
+        return blind * [_BLIND] + [
             f"{scalars[name]:.2f} {_BOUNDED[name]}: below validation.min_{name} = {bound}"
             for name, bound in bounds.items()
             if scalars[name] < bound  # of NaN, where nothing can be said, it is False
