@@ -14,20 +14,21 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 _SECONDS = 30
 """Between two lines."""
 
 
 def bars(console: Console, *, transient: bool = False) -> Progress:
-    """A progress display in which every task has a `note`.
+    """A progress display in which every task has a `note`, which goes on below where the line is full.
 
     A transient one is shown on a terminal alone, and goes when all is done.
     """
     return Progress(
         TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=transient,
-        disable=transient and not console.is_terminal,
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", table_column=Column()),
+        console=console, transient=transient, disable=transient and not console.is_terminal,
     )  # fmt: skip
 
 

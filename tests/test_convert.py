@@ -19,7 +19,7 @@ from benchmarks.torch_networks import nchw
 from fairjax import schema
 from fairjax.adapters import bundle as bundles
 from fairjax.config import Experiment
-from fairjax.convert import adapters, kohya
+from fairjax.convert import adapters, cards, kohya
 from fairjax.convert.__main__ import main
 from fairjax.convert.bundles import load_adapter, save_adapter, save_pipeline
 from fairjax.hub import find
@@ -305,6 +305,18 @@ def test_the_command_on_the_card_draws(to, name, card_name, kinds, measured, tmp
     assert prompts[0].startswith("<fair> a photo") == ("soft_prompt" in kinds)
     assert bool(drawn["pipe"].get_active_adapters()) == (to != "pipeline")
     assert ("<fair>" in drawn["pipe"].tokenizer.get_vocab()) == ("soft_prompt" in kinds)
+
+
+def test_the_card_says_which_shares_were_wished():
+    fields = {
+        "target.attributes": ("gender", "age"), "target.marginals": {"gender": (0.3, 0.7)},
+        "target.prompts": {"chef": (0.1, 0.2, 0.3, 0.4)},
+    }  # fmt: skip
+    use = cards.Use(model="portraits", name="x", code="", merged=False)
+    told = cards.card({"unet": {}}, schema.load(Experiment, None, fields), None, use)
+    assert (
+        "Here: gender x age, gender 0.3 : 0.7 (classes in the classifier's order), and 1 subject with shares of" in told
+    )
 
 
 def test_the_card_says_what_it_is_and_what_was_measured(measured, tmp_path):

@@ -1,12 +1,24 @@
 """How far long work is, where nobody sees bars."""
 
 import io
+import re
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from fairjax import progress
+
+
+def test_a_long_note_hides_neither_how_far_it_is_nor_how_long_it_takes():
+    """Of three attributes and all jointly, in 80 columns."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    note = "loss 1.222  " + "  ".join(f"distance/{name} 0.21" for name in ("gender", "skin_tone", "age", "all of them"))
+    with progress.bars(console) as bars:
+        bars.add_task("finetune", total=350, completed=120, note=note)
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", console.file.getvalue())
+    assert "finetune" in shown and "120/350" in shown and "0:00:00" in shown
+    assert all(word in shown for word in note.split())
 
 
 @pytest.mark.parametrize(

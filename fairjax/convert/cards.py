@@ -91,8 +91,11 @@ def _about(bundle: Bundle, config: Experiment | None, use: Use) -> str:
     if config is None:
         return f"{what}. {method} Which distribution, its maker has to say."
     target = config.target
-    wished = "evenly" if not (target.distribution or target.marginals) else str(target.distribution or target.marginals)
-    others = f", and {len(target.prompts)} prompts with shares of their own" if target.prompts else ""
+    shares = {" x ".join(target.attributes): target.distribution} if target.distribution else target.marginals
+    each = (f"{name} {' : '.join(f'{share:g}' for share in own)}" for name, own in shares.items())
+    wished = f"{', '.join(each)} (classes in the classifier's order)" if shares else "evenly"
+    count = len(target.prompts)
+    others = f", and {count} subject{'s' * (count > 1)} with shares of their own" if count else ""
     others += f", and the shares of {target.table}" if target.table else ""
     return f"{what}. {method} Here: {' x '.join(target.attributes)}, {wished}{others}; seed {config.seed}."
 

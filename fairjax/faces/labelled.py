@@ -82,12 +82,12 @@ class Labelled:
 
 
 def told(*parts: Labelled) -> str:
-    """SHA-256 of what is known of the pictures: attributes, classes, and the label of each."""
+    """What is known of the pictures, attributes, classes and the label of each: the start of its SHA-256."""
     found = hashlib.sha256()
     for part in parts:
         known = [(name, part.classes[name], labels.tolist()) for name, labels in part.labels.items()]
         found.update(repr(known).encode())
-    return found.hexdigest()
+    return found.hexdigest()[:12]
 
 
 def read(name: str, subset: str | None = None, mapping: Classes | None = None) -> tuple[Labelled, Labelled]:
