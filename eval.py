@@ -25,7 +25,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sweep", action="store_true", help="also measure at other guidance scales, numbers of steps, and the other "
-        "solver, which takes seven to twelve times as long (or name your own: evaluation.sweep)",
+        "solver, which takes seven to twelve times as long again (or name your own: evaluation.sweep)",
     )  # fmt: skip
     cluster.add_options(parser)
 

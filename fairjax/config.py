@@ -260,13 +260,15 @@ class LossSection(Section):
     image: float = Field(4.0, ge=0, description="weight of keeping the image's semantics; 8 in the paper")
     face: float = Field(0.1, ge=0, description="weight of keeping faces real; 1 in the paper, for gender alone")
     factor1: dict[str, Factor] = Field(
-        {"gender": 0.2}, description="by attribute: how much of the image an image that must change keeps"
+        {"gender": 0.2}, description="by attribute: how firmly an image that must change is held to what it was"
     )
     factor2: dict[str, Factor] = Field(
         {"gender": 0.2},
         description="the same for the gradient inside the square that classifiers see of the face",
     )
-    confidence: float = Field(0.9, gt=0, le=1, description="from which the frozen image's own face is what is kept")
+    confidence: float = Field(
+        0.9, gt=0, le=1, description="how sure of the target class the frozen image must be for its own face to be kept"
+    )
     no_face: float = Field(1.0, ge=0, le=1, description="factor1 of images without a face")
     bank_face: Literal["target", "nearest"] = Field(
         "target",
@@ -294,10 +296,10 @@ class ValidationSection(Section):
     images_per_prompt: Count = 16
     num_steps: Count = Field(12, description="solver steps; 25 in the paper")
     min_faces: float = Field(
-        0.8, ge=0, le=1, description="a run is warned of that shows less faces, as a share of the frozen model's"
+        0.8, ge=0, le=1, description="a run is warned of that shows fewer faces, as a share of the frozen model's"
     )
     min_similarity: float = Field(
-        0.4, ge=-1, le=1, description="the same for the mean cosine of what its images and the frozen model's mean"
+        0.4, ge=-1, le=1, description="the same for the mean cosine of its images' semantics and the frozen model's"
     )
     min_diversity: float = Field(
         0.5,

@@ -29,7 +29,7 @@ _PRECISION = ".to(torch.float32)"
 _LIMITS = """## Limits
 
 - Gender, race, skin tone and age are what a classifier perceives in pictures, in few and coarse classes. They are no
-  facts about a person, and people whom the classes leave out are left out of the balance.
+  facts about a person, and whoever fits none of the classes is counted as one of them all the same.
 - Measured are the prompts and the classifiers named above. Other prompts, samplers and guidance scales may differ.
 - Even shares say nothing of how people are shown. Look at the pictures before you publish them.
 - The licence is that of the base model; the adapter adds no terms of its own."""

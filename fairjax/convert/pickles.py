@@ -36,7 +36,7 @@ def read_pickle(path: Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install 'fairjax[convert]'") from None
+        raise ImportError(f"{path} is a pickle, which PyTorch reads: pip install torch") from None
     try:
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file:  # that others might not be read
             content = (_read_plain if _is_plain(file) else _weights_only)(file, torch)

@@ -262,7 +262,9 @@ def main(argv: list[str]) -> int | None:
         help="where the report of its quality goes (default: docs; with --scale it must be given)",
     )
     parser.add_argument(
-        "--stages", default=",".join(FITS), help="which stages to run (default: all, then export and report)"
+        "--stages",
+        default=",".join(FITS),
+        help=f"which to run, with commas: {', '.join(FITS)} (default: all, then export and report)",
     )
     parser.add_argument(
         "--scale", type=float, default=1.0, help="shrink steps and data, to try the machinery (default: 1)"
