@@ -213,7 +213,7 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     assert (
         "an exactly fair model measures" in told
         and "first step after" in told
-        and re.search(r"loss \d.*bias/gender \d.* images/s", told)
+        and re.search(r"loss \d.*bias/gender\s+\d.*\simages/s", told, re.DOTALL)  # in a column, of as many lines
     )
     left = {path.name for path in run.iterdir()}
     assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
