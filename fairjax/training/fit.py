@@ -105,7 +105,7 @@ def fit(
                 examples = batch(step)  # made while the step before runs
                 # With several steps under way, devices that XLA simulates on few cores can starve each other in a
                 # collective.
-                jax.block_until_ready(metrics)
+                jax.block_until_ready((state, metrics))
                 state, metrics = update(state, step, parallel.share_out(examples, mesh))
                 if time.monotonic() - shown > 10 or step + 1 == plan.steps:
                     text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
