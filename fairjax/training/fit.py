@@ -102,11 +102,11 @@ def fit(
             task = progress.add_task(name, total=plan.steps, completed=start, note="")
             shown, since, metrics = time.monotonic(), start, {}
             for step in range(start, plan.steps):
-                examples = batch(step)  # made while the step before runs
-                # With several steps under way, devices that XLA simulates on few cores can starve each other in a
+                examples = parallel.share_out(batch(step), mesh)  # made while the step before runs
+                # With anything else under way, devices that XLA simulates on few cores can starve each other in a
                 # collective.
-                jax.block_until_ready((state, metrics))
-                state, metrics = update(state, step, parallel.share_out(examples, mesh))
+                jax.block_until_ready((state, metrics, examples))
+                state, metrics = update(state, step, examples)
                 if time.monotonic() - shown > 10 or step + 1 == plan.steps:
                     text = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
                     speed = (step + 1 - since) * plan.batch_size / (time.monotonic() - shown)
