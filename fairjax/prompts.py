@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,10 +197,15 @@ def subjects(section: PromptSection) -> Subjects:
 
 
 def check_unseen(measured: Subjects, section: PromptSection, whose: str) -> None:
-    """Raises a one-line ValueError where what is measured as held out is what a run of this section was trained on."""
+    """Raises a one-line ValueError where what is measured as held out is what a run of this section was trained on.
+
+    Where that can no longer be read it is a warning.
+    """
     try:
         trained = subjects(section).trained
-    except ValueError:  # its files are no longer where they were
+    except ValueError as error:
+        told = f"whether {whose} was trained on what is measured as held out cannot be said: its {error}"
+        print(f"warning: {told}", file=sys.stderr, flush=True)
         return
     if shared := _shared(trained, measured.held_out):
         raise ValueError(f"{whose} was trained on {_named(shared)}, which the prompts hold out: {_UNSEEN}")

@@ -15,7 +15,7 @@ from fairjax.config import Experiment, PromptSection, TargetSection
 from fairjax.fairness.attributes import Attribute, per_prompt
 from fairjax.portraits import captions, occupations
 from fairjax.program import UserError
-from fairjax.prompts import LISTS, Rows, nobody, subjects
+from fairjax.prompts import LISTS, Rows, check_unseen, nobody, subjects
 from fairjax.schema import load
 from fairjax.training.finetuning import Finetuning
 
@@ -410,6 +410,14 @@ def test_a_subject_of_target_prompts_may_be_held_out_and_must_be_there():
     for slip in ("pilott", "Pilot"):
         with pytest.raises(ValueError, match=f"^target.prompts: '{slip}' is not among the subjects; .* 'pilot'?"):
             own(**{slip: (0.9, 0.1)})
+
+
+def test_where_it_is_not_known_what_a_run_was_trained_on_that_is_told(tmp_path, capsys):
+    gone = load(Experiment, None, {"prompts.sources": ({"name": str(tmp_path / "gone.txt")},)}).prompts
+    check_unseen(read(), gone, "runs/one")
+    told = capsys.readouterr().err
+    assert told.startswith("warning: whether runs/one was trained on what is measured as held out cannot be said: its ")
+    assert "gone.txt" in told and told.count("\n") == 1
 
 
 def test_a_column_that_is_a_class_of_two_attributes_is_not_taken_for_both(tmp_path):
