@@ -27,7 +27,7 @@ from fairjax.kinds import OWN
 from fairjax.models.clip import CLIPTextConfig, CLIPTextModel
 from fairjax.models.configs import typed
 from fairjax.models.functional import Network, Params, cast, digest, functional, in_chunks, to_uint8
-from fairjax.models.unet import UNet2DConditionModel, UNetConfig
+from fairjax.models.unet import UNet2DConditionModel
 from fairjax.models.vae import AutoencoderKL, VAEConfig
 
 _USUAL_GUIDANCE = 7.5
@@ -86,7 +86,7 @@ class Pipeline:
         own = files.read_json(folder / OWN) if (folder / OWN).is_file() else {}
         guidance_scale = typed(float, own.get("guidance_scale", _USUAL_GUIDANCE), "guidance_scale", str(folder / OWN))
         text = CLIPTextConfig.from_dict(files.read_json(folder / "text_encoder" / "config.json"))
-        unet = UNetConfig.from_dict(pipelines.unet_fields(files.read_json(folder / "unet" / "config.json")))
+        unet = pipelines.unet_config(files.read_json(folder / "unet" / "config.json"))
         vae = VAEConfig.from_dict(files.read_json(folder / "vae" / "config.json"))
         latent_shape = pipelines.latent_shape(folder, text, unet, vae)
         tokenizer = pipelines.read_tokenizer(folder / "tokenizer", text)
@@ -105,7 +105,7 @@ class Pipeline:
         return cls(
             **networks,
             tokenizer=tokenizer,
-            schedule=NoiseSchedule.from_dict(pipelines.scheduler_fields(scheduler)),
+            schedule=pipelines.noise_schedule(scheduler),
             scaling_factor=vae.scaling_factor,
             latent_shape=latent_shape,
             image_size=tuple(side * vae.downscale for side in latent_shape[:2]),

@@ -45,6 +45,13 @@ _NOT_THESE = {  # by how the type of a field begins
     "bool": ["yes", 3, [], {}, None],
     "tuple": [3, "abc", {}, ["zzz"], [-1], [[1]], [], [0], [10**12] * 40, None],
 }
+WRONG_FIELDS = [
+    (file, field.name, value)
+    for file, config in _DESCRIBED.items()
+    for field in dataclasses.fields(config)
+    for value in _NOT_THESE[field.type.partition(" ")[0].partition("[")[0]]
+]
+"""Each field of a model's folder and what it cannot be: the file, its name, the value."""
 _DEEP = "[" * 100_000
 _BROKEN = ["", "[]", "null", "3", '"a"', "{", _DEEP, '{"a":' * 100_000, b"\xff\xfe{", "9" * 10_000, "\0"]
 
@@ -195,20 +202,27 @@ def _damaged(draw, path):
     }[changes])  # fmt: skip
 
 
-def model(draw, folder, world):
-    """A model's folder with one thing wrong in it."""
+def of_a_model(folder, world):
+    """Copies a model into `folder/model`, and returns the arguments that draw with it."""
     for part in ("text_encoder", "unet", "vae", "tokenizer", "scheduler"):
         shutil.copytree(world / part, folder / "model" / part)
+    return ["a chef", "--num", 1, "--steps", 1, "--model", folder / "model", "--output", folder / "out"]
+
+
+def change_field(path, name, value):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+
+def model(draw, folder, world):
+    """A model's folder with one thing wrong in it."""
+    argv = of_a_model(folder, world)
     folder, names = folder / "model", ""
     match draw(
         st.sampled_from(["field", "field", "json", "weights", "weights", "instead", "index", "pickle", "words"])
     ):
         case "field":
-            file = draw(st.sampled_from(sorted(_DESCRIBED)))
-            field = draw(st.sampled_from([f for f in dataclasses.fields(_DESCRIBED[file])]))
-            value = draw(st.sampled_from(_NOT_THESE[field.type.partition(" ")[0].partition("[")[0]]))
-            said, names = json.loads((folder / file).read_text()), field.name
-            (folder / file).write_text(json.dumps(said | {field.name: value}))
+            file, names, value = draw(st.sampled_from(WRONG_FIELDS))
+            change_field(folder / file, names, value)
         case "json":
             file = draw(st.sampled_from(sorted(_DESCRIBED)))
             names = folder / file
@@ -245,7 +259,7 @@ def model(draw, folder, world):
                 words = {"<|startoftext|>": 10**9}, {"a": "b"}, {"a": -1}, [1], 3, {"a": 2**70}, {}
                 file = draw(st.sampled_from(["vocab.json", "tokenizer.json"]))
                 _write(names / file, draw(st.sampled_from([*map(json.dumps, words), *_BROKEN])))
-    return generate, ["a chef", "--num", 1, "--steps", 1, "--model", folder, "--output", folder.parent / "out"], names
+    return generate, argv, names
 
 
 _MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("read_once")  # what the malformed is besid
 
 
 def thrown(count):
-    """The same examples in every run."""
+    """Examples drawn alike in every run of the same code: Hypothesis mixes in what numbers and texts it finds there."""
     return settings(
         max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
@@ -71,6 +71,19 @@ def check(capfd, folder, main, argv, names):
     assert tree(folder) == before, "something was run, or written"
     assert time.monotonic() - began < SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**20, "more than a GiB was used"  # of KiB
+
+
+@pytest.mark.slow
+@pytest.mark.faults("a wrong value of a field of a model", count=len(hostile_files.WRONG_FIELDS))
+def test_every_field_of_a_model_is_checked(tmp_path, capfd, monkeypatch, small_world):
+    """Each with each kind of wrong value: there are few enough for all of them."""
+    monkeypatch.chdir(tmp_path)
+    for number, (file, name, value) in enumerate(hostile_files.WRONG_FIELDS):
+        folder = tmp_path / str(number)
+        argv = hostile_files.of_a_model(folder, small_world)
+        hostile_files.change_field(folder / "model" / file, name, value)
+        check(capfd, tmp_path, generate.main, argv, name)
+        shutil.rmtree(folder)
 
 
 def throw_configurations(count, sandbox, capfd, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from transformers import CLIPTokenizer
 
 from fairjax.convert import folders
+from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.models.clip import CLIPTextConfig
 from fairjax.models.functional import Network, Params
 from fairjax.models.unet import UNetConfig
@@ -20,18 +22,19 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 """How the first diffusers releases named the autoencoder's attention; Stable Diffusion 1.x still does."""
 
 
-def scheduler_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `scheduler_config.json` as `StableDiffusionPipeline` has them, which puts two of them right."""
+def noise_schedule(fields: Mapping[str, Any]) -> NoiseSchedule:
+    """That of a `scheduler_config.json` as `StableDiffusionPipeline` has it, which puts two of its fields right."""
     has_offset = "steps_offset" in fields or fields.get("_class_name") != "DPMSolverSinglestepScheduler"
-    offset = {"steps_offset": 1} if has_offset and type(fields.get("steps_offset", 0)) is int else {}
-    return {**fields, **offset, **({"clip_sample": False} if fields.get("clip_sample") is True else {})}
+    offset = {"steps_offset": 1} if has_offset else {}
+    return dataclasses.replace(NoiseSchedule.from_dict(fields), clip_sample=False, **offset)
 
 
-def unet_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+def unet_config(fields: Mapping[str, Any]) -> UNetConfig:
     """The same of a UNet's: before diffusers 0.9 many said half the side of the latents."""
-    version, side = str(fields.get("_diffusers_version")), fields.get("sample_size")
-    old = re.match(r"0\.[0-8](?!\d)", version) and type(side) is int and side < 64
-    return {**fields, **({"sample_size": 64} if old else {})}
+    config = UNetConfig.from_dict(fields)
+    old = re.match(r"0\.[0-8](?!\d)", str(fields.get("_diffusers_version")))
+    small = isinstance(config.sample_size, int) and config.sample_size < 64
+    return dataclasses.replace(config, sample_size=64) if old and small else config
 
 
 def with_vectors(tokenizer: CLIPTokenizer, prompt: str) -> str:

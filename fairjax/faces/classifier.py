@@ -32,11 +32,15 @@ class Classifier:
     """The side of the square images that it has learned on, in pixels."""
 
     @classmethod
-    def make(cls, config: MobileNetV3Config, heads: dict[str, tuple[str, ...]], image_size: int) -> Classifier:
-        """Raises ValueError where the heads' classes are not as many as the network's logits."""
+    def make(
+        cls, config: MobileNetV3Config, heads: dict[str, tuple[str, ...]], image_size: int, where: str = "Classifier"
+    ) -> Classifier:
+        """Raises ValueError, which begins with `where`, if the heads' classes are not as many as the logits."""
         total = sum(map(len, heads.values()))
         if total != config.num_classes:
-            raise ValueError(f"the heads have {total} classes, the network {config.num_classes} logits")
+            raise ValueError(
+                f"{where}: the heads have {total} classes; they must be num_classes = {config.num_classes}"
+            )
         return cls(functional(lambda rngs: MobileNetV3(config, rngs=rngs)), config, heads, image_size)
 
     def parts(self) -> dict[str, slice]:
@@ -67,7 +71,8 @@ def load(folder: Path) -> tuple[Classifier, Params]:
     where = f"{folder}/config.json"
     config = read_config(MobileNetV3Config, fields, {}, where)
     heads = typed(dict[str, tuple[str, ...]], fields.get("heads"), "heads", where)
-    classifier = Classifier.make(config, heads, typed(int, fields.get("image_size"), "image_size", where))
+    image_size = typed(int, fields.get("image_size"), "image_size", where)
+    classifier = Classifier.make(config, heads, image_size, where)
     return classifier, folders.load(classifier.network, folder, "model")
 
 

@@ -93,7 +93,10 @@ class UNetConfig:
         for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
             types = getattr(self, name)
             if len(types) != blocks or not set(types) <= set(known):
-                raise ValueError(f"UNetConfig: {name} = {types} must be {blocks} of {' and '.join(known)}")
+                raise ValueError(
+                    f"UNetConfig: {name} = {types} must be {blocks} of {' and '.join(known)}, "
+                    "as many as block_out_channels"
+                )
         for channels in self.block_out_channels:
             divides(self.norm_num_groups, channels, ("norm_num_groups", "block_out_channels"), "UNetConfig")
         for channels, heads in zip(

@@ -62,7 +62,10 @@ class VAEConfig:
             ("up_block_types", "UpDecoderBlock2D"),
         ):
             if getattr(self, name) != (kind,) * blocks:
-                raise ValueError(f"VAEConfig: {name} = {getattr(self, name)} must be {blocks} times {kind}")
+                raise ValueError(
+                    f"VAEConfig: {name} = {getattr(self, name)} must be {blocks} times {kind}, "
+                    "as often as block_out_channels"
+                )
         for channels in self.block_out_channels:
             divides(self.norm_num_groups, channels, ("norm_num_groups", "block_out_channels"), "VAEConfig")
 
