@@ -23,6 +23,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from fairjax import schema_errors
+from fairjax.models.configs import as_tuples
 from fairjax.program import Parser, UserError, blame
 
 __all__ = ["Section", "add_arguments", "dump", "load", "parse", "read_yaml"]
@@ -32,6 +33,12 @@ class Section(pydantic.BaseModel):
     """A group of fields: of exact types, every number finite, none unknown, and unchangeable once made."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        """In Python, too, a list is as good as a tuple."""
+        return as_tuples(value)
 
 
 Schema = TypeVar("Schema", bound=Section)

@@ -99,25 +99,33 @@ def _either(requirements: list[str]) -> str:
     return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
 
 
+def _as_lists(value: Any) -> Any:
+    """What was given, in which all lists had been made tuples."""
+    if isinstance(value, dict):
+        return {name: _as_lists(item) for name, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
 def _complaint(problem: Mapping[str, Any], schema: type[pydantic.BaseModel], data: Any) -> tuple[str, str]:
     """What is wrong where, and what would be right."""
     kind, location = problem["type"], _in_data(problem["loc"], data, problem["type"] == "missing")
+    given = _as_lists(problem["input"])
     dotted = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         siblings = [".".join(map(str, (*location[:-1], name))) for name in _fields_at(schema, location[:-1])]
         return unknown(dotted, [*siblings, *_names(schema)]), ""
     whole = location[:-1] if kind == "missing" else location
     if kind in ("missing", "too_long") and (length := _length(schema, whole)):
-        return f"{'.'.join(map(str, whole))} = {shown(problem['input'])}", f"must be a list of {length}"
+        return f"{'.'.join(map(str, whole))} = {shown(given)}", f"must be a list of {length}"
     if kind == "missing":
         return f"{dotted} is missing", ""
     if kind == "value_error":  # a validator of ours, whose message is the requirement
         reason = str(problem["ctx"]["error"])
-        about_section = isinstance(problem["input"], dict)
-        return (dotted or "configuration") + ("" if about_section else f" = {shown(problem['input'])}"), reason
+        about_section = isinstance(given, dict)
+        return (dotted or "configuration") + ("" if about_section else f" = {shown(given)}"), reason
     if kind == "json_invalid":  # by way of which it is validated: whatever YAML and the command line have beyond it
         return "configuration", "must be text of valid characters"
-    return f"{dotted} = {shown(problem['input'])}", _requirement(problem)
+    return f"{dotted} = {shown(given)}", _requirement(problem)
 
 
 def _in_data(location: tuple[Any, ...], data: Any, missing: bool) -> tuple[Any, ...]:

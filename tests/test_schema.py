@@ -88,6 +88,12 @@ def test_dump_loads_back_equal(tmp_path, config):
     assert load(tmp_path, schema.dump(config)) == config
 
 
+def test_a_list_in_python_is_as_good_as_a_tuple():
+    lists = Experiment(training={"size": [1, 2]}, attributes=[{"name": "a", "target": [0.5, 0.5]}])
+    assert lists == Experiment(training=Training(size=(1, 2)), attributes=(Attribute(name="a", target=(0.5, 0.5)),))
+    assert isinstance(lists.attributes[0].target, tuple)
+
+
 def test_yaml_numbers_are_those_one_expects(tmp_path):
     config = load(tmp_path, "training: {rate: 5e-5, steps: 010}\nname: no\nweights: {a: 1, b: 1.e3, c: -.5E2}\n")
     assert config.training == Training(rate=5e-5, steps=10) and config.name == "no"
