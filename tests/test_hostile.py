@@ -15,7 +15,7 @@ from pathlib import Path
 
 import hostile_files
 import pytest
-from hostile import CONFIGS, LAUGHS, TAGS
+from hostile import CONFIGS, LAUGHS, TAGS, WRONG_VALUES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -86,22 +86,32 @@ def test_every_field_of_a_model_is_checked(tmp_path, capfd, monkeypatch, small_w
         shutil.rmtree(folder)
 
 
-def throw_configurations(count, sandbox, capfd, monkeypatch):
-    """Before anything of jax is asked for."""
+def configured(sandbox, capfd, monkeypatch):
+    """Gives a configuration to each of the programs in turn, before anything of jax is asked for."""
     monkeypatch.setattr(parallel, "prepare", lambda: pytest.fail("the configuration was taken for good"))
     programs = itertools.cycle([(train_program, []), (eval_program, ["--adapter", "."]), (train_program, ["--resume"])])
     monkeypatch.chdir(sandbox)
     path = sandbox / "config.yaml"
 
-    @thrown(count)
-    @given(CONFIGS)
-    def throw(config):
+    def configure(config):
         text = config.text if isinstance(config.text, bytes) else config.text.encode(errors="surrogatepass")
         path.write_bytes(text)
         program, more = next(programs)
         check(capfd, sandbox, program.main, ["--config", path, *more], config.names)
 
-    throw()
+    return configure
+
+
+def throw_configurations(count, sandbox, capfd, monkeypatch):
+    thrown(count)(given(CONFIGS)(configured(sandbox, capfd, monkeypatch)))()
+
+
+@pytest.mark.slow
+@pytest.mark.faults("a wrong value of a field of a configuration", count=len(WRONG_VALUES))
+def test_every_field_of_a_configuration_is_checked(tmp_path, capfd, monkeypatch):
+    configure = configured(tmp_path, capfd, monkeypatch)
+    for config in WRONG_VALUES:
+        configure(config)
 
 
 def throw_files(count, sandbox, capfd, monkeypatch, world):
