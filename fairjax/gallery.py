@@ -15,11 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from fairjax import files
 from fairjax.evaluation import grid
-from fairjax.evaluation.columns import Column, Setting
+from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
 from fairjax.pipeline import Pipeline
 
 _LABEL = "made_by"
 """The key under which a PNG says what made it: only one that says the same is kept, whatever its name."""
+
+_NAMED = re.compile(rf"\d{{2,}}-.*-\d{{3,}}-({BASE}|{AFTER})\.png")
 
 _BATCH, _SHOWN = 64, 16
 """How many images are made together; how many a grid shows side by side, and one below the other."""
@@ -60,6 +62,11 @@ class Gallery(NamedTuple):
     def path(self, column: Column, place: int, number: int) -> Path:
         """The file of an image; long prompts may begin alike."""
         return self.folder / f"{place:02d}-{_words(self.prompts[place])}-{number:03d}-{column.name}.png"
+
+    def others(self, columns: Sequence[Column]) -> int:
+        """How many images lie beside these: of other prompts, or more of a prompt than these."""
+        own = {self.path(column, *row) for column in columns for row in np.ndindex(len(self.prompts), self.num)}
+        return sum(_NAMED.fullmatch(path.name) is not None and path not in own for path in self.folder.iterdir())
 
     def picture(self, columns: Sequence[Column]) -> None:
         """Writes the first images of the first prompts, the columns one below the other."""

@@ -79,7 +79,12 @@ def main(argv: list[str]) -> None:
         ]
     gallery.picture(columns)
     kept = len(columns) * len(options.prompts) * options.num - sum(made)
-    print(f"wrote {sum(made)} images to {options.output}" + f", which had {kept} of them already" * bool(kept))
+    others = gallery.others(columns)
+    print(
+        f"wrote {sum(made)} images to {options.output}"
+        + f", which had {kept} of them already" * bool(kept)
+        + f", beside {others} that were there" * bool(others)
+    )
 
 
 if __name__ == "__main__":

@@ -6,16 +6,22 @@ Imports neither jax nor numpy, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import functools
+import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _LONGEST = 1_000
 """The most characters of an error."""
+
+_PLAIN, _PLAINER = str.maketrans("–▁▂▃▄▅▆▇█", "-12345678"), "plainer"
+"""What takes the place of characters that an output cannot have, and what codecs call it."""
 
 
 class UserError(Exception):
@@ -52,23 +58,44 @@ def _line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode("ascii", "replace").decode(), error.end
+
+
+codecs.register_error(_PLAINER, _plainer)
+
+
 def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
     """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
 
     0 is success (or what `main` returns), 2 a `UserError` or what the system refuses, such as to write to a full disk,
-    130 an interrupt. Anything else is our fault and keeps its traceback.
+    130 an interrupt, 1 without a word where nobody reads on (`| head`). Anything else is our fault and keeps its
+    traceback. What the encoding of the output does not have is written in plainer characters.
     """
 
     @functools.wraps(main)
     def program(argv: list[str] | None = None) -> int:
         # of transformers only the tokenizer is used, which need not tell that PyTorch is missing
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        out = sys.stdout
+        if isinstance(out, io.TextIOWrapper) and (out.encoding, out.errors) != ("utf-8", "surrogateescape"):
+            out.reconfigure(errors=_PLAINER)
         try:
-            return main(sys.argv[1:] if argv is None else argv) or 0
+            try:
+                return main(sys.argv[1:] if argv is None else argv) or 0
+            finally:
+                if out is not None:
+                    out.flush()
         except UserError as error:
             print(f"error: {_line(str(error))}", file=sys.stderr)
             return _leaving(2)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _unread(out):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # else Python would complain when it ends
+                return _leaving(1)
             print(f"error: {_line(_refused(error))}", file=sys.stderr)
             return _leaving(2)
         except KeyboardInterrupt:
@@ -81,6 +108,16 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
             raise
 
     return program
+
+
+def _unread(out: Any) -> bool:
+    """Whether an output is a pipe of which nobody reads the other end."""
+    poll = select.poll()
+    try:
+        poll.register(out.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # none, closed, or of a notebook
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _joined() -> bool:

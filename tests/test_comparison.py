@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from fairjax.config import Experiment
-from fairjax.evaluation import data, grid, plots, summary
+from fairjax.evaluation import data, grid, plots, run, summary
 from fairjax.evaluation.columns import Column, Setting, Studio
 from fairjax.evaluation.comparison import Comparison, Measured
 from fairjax.evaluation.measuring import Seen, classify
@@ -153,6 +153,39 @@ def test_many_models_are_shown_in_tables_that_fit_each_beside_the_base(compariso
     assert rows.count(["gender", "*", "0.44", "0.50", "0.50"]) == 1  # the base and the seventh
     assert rows.count(["gender", "*", "0.44", "0.33", "0.33", "0.33"]) == 3  # and the same held out
     assert "".join(told.split()).count("before") == 8
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_number_is_cut_off_however_narrow_the_terminal_is(comparison, capsys, width):
+    shown = dict.fromkeys((0, 1), np.zeros((4, 64, 64, 3), np.uint8))
+    comparison.columns = {name: Column(name, {}) for name in ("before", "after")}
+    comparison.measured = dict.fromkeys(comparison.columns, Measured(SEEN, {}, shown))
+    comparison.finish(Console(width=width), {})
+    told = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
+    rows = [line.replace("│", " ").split() for line in told.splitlines()]
+    trained, held_out = ["0.50", "0.50"], ["0.33", "0.33"]
+    for cells in [[*trained, *held_out]] if width == 80 else [trained, held_out]:
+        assert ["gender", "*", "0.44", *cells] in rows
+
+
+def test_what_an_evaluation_replaces_is_told(tmp_path, capsys):
+    config, about = load(Experiment, None), {"adapter": "runs/one", "command": "python eval.py --adapter runs/one"}
+
+    def told(config, **about):
+        run._tell_what_is_replaced(tmp_path, config, {"adapter": "runs/one"} | about, Console(width=80))
+        return capsys.readouterr().out
+
+    assert told(config) == ""
+    (tmp_path / "results.json").write_text("[]")
+    assert told(config) == ""
+    (tmp_path / "results.json").write_text(json.dumps(about | {"config": config.model_dump(mode="json")}))
+    assert told(config) == ""
+    line = (
+        f"{tmp_path} holds an earlier evaluation, which this one replaces (--output keeps both): {about['command']}\n"
+    )
+    assert told(config, adapter="runs/two") == line
+    assert told(load(Experiment, None, {"evaluation.num_steps": 3})) == line
 
 
 @pytest.mark.faults("a full disk, drawing the picture")

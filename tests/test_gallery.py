@@ -56,6 +56,10 @@ def test_only_what_is_not_there_is_made(asked, small_world, tmp_path, capsys):
     Image.fromarray(np.zeros((8, 8, 3), "uint8")).save(other)  # somebody else's
     assert made() == ([(0, 2), (1, 0)], ", which had 4 of them already")
     assert made("--num", "4")[0] == [(0, 3), (1, 3)]
+    assert made("--seed", "1") == (everything, ", beside 2 that were there")  # of another seed, as they may be
+    (tmp_path / "notes.png").write_bytes(b"somebody else's")
+    assert made("--seed", "1") == ([], ", which had 6 of them already, beside 2 that were there")
+    assert made("--num", "4")[1] == ", which had 2 of them already"
     assert made("--seed", "1")[0] == made("--steps", "3", "--seed", "1")[0] == made("--solver", "ddim")[0] == everything
     assert all((image == 10 * int(name[:2]) + int(name[-14:-11])).all() for name, image in pixels(tmp_path).items())
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 2 * 8, 2 * 3 * 8, 3)

@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, read by a browser, on a phone and by a screen reader."""
 
+import io
 import itertools
 import json
 import re
@@ -51,7 +52,7 @@ def entry(rng, attribute):
     shares = rng.dirichlet(np.ones(len(attribute.classes)))
     found = {
         "bias": float(np.abs(shares[:, None] - shares).mean()), "bias_interval": [-0.1, 0.3],
-        "fair_bias": {"gender": 0.1, "skin_tone": 0.07, "age": 0.1}[attribute.name],
+        "fair_bias": {"gender": 0.1, "skin_tone": 0.07, "age": 0.1}.get(attribute.name, 0.1),
         "bias_without_floor": 0.2, "bias_without_floor_interval": [0.05, 0.3],
         "frequencies": dict(zip(attribute.classes, map(float, shares), strict=True)),
         "frequencies_interval": {label: [0.05, 0.95] for label in attribute.classes},
@@ -205,12 +206,12 @@ def test_each_prompt_is_held_against_what_is_wished_of_it(results):
     assert {row.title for row in plot.rows} == set(PROMPTS)
     for row in plot.rows:
         index = PROMPTS.index(row.title)
-        assert row.mark == pytest.approx(0.2 + 0.05 * index) and row.held_out == (index >= HELD_OUT)
+        assert row.marks == pytest.approx([0.2 + 0.05 * index] * 3) and row.held_out == (index >= HELD_OUT)
         told = [results["per_prompt"][index][name]["gender"]["frequencies"]["female"] for name in COLUMNS]
         assert row.values == told
     assert [row.held_out for row in plot.rows] == sorted(row.held_out for row in plot.rows)
     drawn = report.dots(plot)
-    assert drawn["mark_value"] is None and len({row["mark_x"] for row in drawn["rows"]}) == len(PROMPTS)
+    assert drawn["mark_value"] is None and len({tuple(row["lines"]) for row in drawn["rows"]}) == len(PROMPTS)
     results["per_prompt"][3]["after"]["gender"]["frequencies"]["female"] = None  # no picture of it shows a face
     assert PROMPTS[3] not in {row.title for row in plots.dumbbell(results, GENDER).rows}
 
@@ -218,13 +219,17 @@ def test_each_prompt_is_held_against_what_is_wished_of_it(results):
 def test_of_many_classes_the_distance_counts_where_the_target_is_not_even(results):
     even = plots.dumbbell(results, TONE)
     by_title = {prompt["prompt"]: prompt for prompt in results["per_prompt"]}
-    assert even.title == "Bias in skin tone" and not even.share and {row.mark for row in even.rows} == {0.07}
+    assert (
+        even.title == "Bias in skin tone" and not even.share and {*sum((row.marks for row in even.rows), [])} == {0.07}
+    )
     assert report.dots(even)["mark_value"] == pytest.approx(0.07)
     for row in even.rows:
         assert row.values == [by_title[row.title][name]["skin_tone"]["bias"] for name in COLUMNS]
     results["even"]["skin_tone"] = False
     uneven = plots.dumbbell(results, TONE)
-    assert uneven.title == "Skin tone: distance to what is wished" and {row.mark for row in uneven.rows} == {0.05}
+    assert uneven.title == "Skin tone: distance to what is wished" and {
+        *sum((row.marks for row in uneven.rows), [])
+    } == {0.05}
     for row in uneven.rows:
         assert row.values == [by_title[row.title][name]["skin_tone"]["total_variation"] for name in COLUMNS]
 
@@ -240,8 +245,8 @@ def test_the_sweep_shows_what_counts_with_its_intervals_and_its_floor(results):
             for row, setting in zip(plot.rows, measured_at, strict=True):
                 assert row.values == [setting[column][kind][name][what] for column in COLUMNS]
                 assert row.intervals == [ends] * 3
-                assert row.mark == setting["before"][kind][name]["fair_" + what]
-            assert plot.rows[0].mark == floor[kind]
+                assert row.marks == [setting[column][kind][name]["fair_" + what] for column in COLUMNS]
+            assert plot.rows[0].marks == [floor[kind]] * 3
     del results["sweep"]
     assert plots.sweep(results, "gender") == []
 
@@ -252,6 +257,70 @@ def test_a_model_that_shows_fewer_faces_is_held_against_a_higher_floor(results, 
     report.write(tmp_path / "page.html", results, ATTRIBUTES, [], [], "", {})
     told = (tmp_path / "page.html").read_text()
     assert "<td>0.10<small>trained</small>0.10 to 0.20<small>held out</small></td>" in told
+
+
+def test_each_model_is_held_against_its_own_floor(results, tmp_path):
+    """In plots too: from above, where models that draw fewer faces have another; one line where all have the same."""
+    first, second = results["per_prompt"][:2]
+    first["after"]["skin_tone"]["fair_bias"] = second[EVIL]["skin_tone"]["fair_bias"] = 0.14
+    results["sweep"][0]["columns"]["after"]["held_out"]["skin_tone"]["fair_bias"] = 0.5
+    plot = plots.dumbbell(results, TONE)
+    by_title = {row.title: row for row in plot.rows}
+    assert by_title[first["prompt"]].marks == [0.07, 0.14, 0.07]
+    assert plots.marked(by_title[first["prompt"]]) == [
+        (0.07, -0.5, pytest.approx(-0.1)), (0.14, pytest.approx(-0.1), pytest.approx(0.1)),
+        (0.07, pytest.approx(0.1), 0.5),
+    ]  # fmt: skip
+    assert [mark for mark, *_ in plots.marked(by_title[second["prompt"]])] == [0.07, 0.14]
+    assert plots.marked(by_title[PROMPTS[2]]) == [(0.07, -0.5, 0.5)]
+    _, held_out = plots.sweep(results, "skin_tone")
+    assert held_out.rows[1].marks == [0.07, 0.5, 0.07] and plots.highest(held_out) >= 0.5
+    drawn = report.dots(plot)
+    assert (
+        drawn["mark"] == "an exactly fair model, of each model from above"
+        and sum(len(row["lines"]) for row in drawn["rows"]) == len(PROMPTS) + 2 + 1
+    )
+    (axes,) = figures.by_prompt(plot).axes
+    assert sum(line.get_linestyle() == "--" for line in axes.lines) == len(PROMPTS) + 2 + 1
+    report.write(tmp_path / "page.html", results, ATTRIBUTES, [], [], "", {})
+    told = (tmp_path / "page.html").read_text()
+    assert told.count("an exactly fair model, of each model from above, row by row</span>") == 2
+    assert "<td>0.07 to 0.14</td>" in told
+
+
+def test_of_other_words_alone_nothing_is_said_of_a_finetuning(results, tmp_path):
+    def told():
+        report.write(tmp_path / "page.html", results, ATTRIBUTES, [], [], "", {})
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", (tmp_path / "page.html").read_text()))
+
+    assert "before and after runs/" in told() and "* held out" in told()
+    results["adapter"], results["nobody"]["prompts"] = "", ["a lamp"]
+    for name in COLUMNS:
+        del results[name]["held_out"]
+    for setting in results["sweep"]:
+        for found in setting["columns"].values():
+            del found["held_out"]
+    results["per_prompt"] = results["per_prompt"][1:2]
+    page = told()
+    assert "as it is and asked in other words. 1 prompt, 64 pictures" in page and "of 1 prompt such as" in page
+    assert "finetuning" not in page and "held out:" not in page
+
+
+def test_the_ticks_of_a_plot_lie_where_they_say(results):
+    for plot in (plots.dumbbell(results, GENDER), *plots.sweep(results, "skin_tone")):
+        drawn = report.dots(plot)
+        scale = report.Scale(0, 1 if plot.share else float(drawn["ticks"][-1][1]))
+        for x, label in drawn["ticks"]:
+            assert x == scale.x(float(label.rstrip("%")) / (100 if plot.share else 1))
+    curve = plots.Curve(np.arange(3), np.array([24.148, 1.0, 0.5]))
+    assert report.lines("bias/my_own", {"before": curve}, COLUMNS)["title"] == "bias: my own"
+    for highest, told in ((0.7, "0.70"), (24.148, "24.1"), (312.7, "313"), (9.999, "10.0")):
+        assert report.lines("loss", {"before": curve._replace(values=np.array([highest] * 3))}, COLUMNS)["high"] == told
+
+
+def test_names_are_shortened_to_what_they_fill():
+    assert plots.short("a chef", 6) == "a chef" and plots.short("a chemist", 6) == "a che…"
+    assert plots.short("画家の顔", 8) == "画家の顔" and plots.short("画家の肖像画", 8) == "画家の…"
 
 
 def test_the_target_is_measured_by_what_counts_for_it(results):
@@ -319,13 +388,74 @@ def test_every_plot_is_a_picture_too(tmp_path, results, log, recwarn):
     assert len(list((tmp_path / "less").iterdir())) == 3
 
 
+def with_long_names(results):
+    """What the results are of many classes and models, all of them with long names."""
+    words = Attribute("what_somebody_of_my_own_wears_on_the_head", tuple(f"a hat of the kind {i}" for i in range(16)))
+    models = {
+        name: name if name == "before" else f"after: a-run-of-mine-with-a-name-{i}" for i, name in enumerate(COLUMNS)
+    }
+    models |= {f"more {i}": f"asked: in the words of number {i}" for i in range(5)}
+    rng = np.random.default_rng(2)
+
+    def renamed(by_column):
+        found = {new: by_column.get(old, by_column["after"]) for old, new in models.items()}
+        return found | {key: value for key, value in by_column.items() if key not in models}
+
+    results = {key: value for key, value in results.items() if key not in ("paired", "nobody", "preservation")}
+    results = renamed(results) | {"even": results["even"] | {words.name: True}, "sweep": []}
+    results["columns"] = renamed(results["columns"])
+    results["per_prompt"] = [renamed(prompt) for prompt in results["per_prompt"][6:9]]
+    for found in [results[name][kind] for name in models.values() for kind in KINDS]:
+        found[words.name] = entry(rng, words)
+    for prompt in results["per_prompt"]:
+        prompt["wished"] = prompt["wished"] | {words.name: dict.fromkeys(words.classes, 1 / 16)}
+        for name in models.values():
+            prompt[name] = prompt[name] | {words.name: entry(rng, words)}
+    return results, (GENDER, words)
+
+
+def test_long_names_leave_room_for_the_plots(results, tmp_path, recwarn):
+    """Of models, attributes and classes, in any number: they take lines and an ellipsis, not the plot's place."""
+    results, attributes = with_long_names(results)
+    curve = plots.Curve(np.arange(9.0), np.linspace(1, 0, 9))
+    names = ("loss", "bias/gender", f"bias/{attributes[1].name}")
+    curves = {name: {list(results["columns"])[1]: curve} for name in names}
+    figures.write(tmp_path, results, attributes, curves)
+    assert [str(warning.message) for warning in recwarn] == []
+    for path in tmp_path.iterdir():
+        drawn = np.asarray(Image.open(path).convert("L"))
+        edges = np.concatenate([drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]])
+        assert (edges == 255).all(), path.name
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = figures.by_prompt(plots.dumbbell(results, GENDER))
+    FigureCanvasAgg(figure).draw()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1  # above, not on it
+    bars = figures.classes(plots.frequencies(results, attributes), 2)
+    FigureCanvasAgg(bars).draw()
+    boxes = [label.get_window_extent() for label in bars.axes[2].get_xticklabels()]
+    assert len(boxes) == 16 and all(label.get_text().startswith("a hat") for label in bars.axes[2].get_xticklabels())
+
+
+def test_the_legend_of_the_pictures_is_whole():
+    """In as many lines as it takes: a colour that nobody explains says nothing."""
+    few = grid.Side("before", np.zeros((1, 1, 64, 64, 3), np.uint8), {}, np.zeros((1, 1), bool))
+    tones = [grid.palette(number, a.classes) for number, a in enumerate(ATTRIBUTES)]
+    sheet = np.asarray(grid.marked([few, few], ["a chef"], ATTRIBUTES))
+    shown = {tuple(colour) for colour in sheet.reshape(-1, 3)}
+    assert all(tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) in shown for c in itertools.chain(*tones))
+    wide = np.asarray(grid.marked([few] * 8, ["a chef"], ATTRIBUTES))
+    assert sheet.shape[0] > wide.shape[0]
+
+
 def test_pictures_of_plots_show_the_values_and_their_intervals(results):
     plot = plots.dumbbell(results, GENDER)
     (axes,) = figures.by_prompt(plot).axes
     for number, dots in enumerate(axes.containers):
         assert dots.lines[0].get_xdata().tolist() == [row.values[number] for row in plot.rows]
     lines = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert [line.get_xdata()[0] for line in lines] == [row.mark for row in plot.rows]
+    assert [line.get_xdata()[0] for line in lines] == [row.marks[0] for row in plot.rows]
     assert axes.yaxis_inverted()  # the first row is above
 
     swept = plots.sweep(results, "skin_tone")
@@ -447,6 +577,34 @@ def test_a_browser_shows_it_without_anything_missing_or_sticking_out(page, brows
     assert tab.evaluate((HERE / "report_problems.js").read_text()) == []
     assert tab.evaluate((HERE / "report_contrast.js").read_text()) == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    tab.close()
+
+
+def test_a_page_with_long_names_is_no_wider_than_a_phone(results, browser, tmp_path):
+    results, attributes = with_long_names(results)
+    curve = plots.Curve(np.arange(9.0), np.linspace(24.148, 0, 9))
+    curves = {f"bias/{'_'.join(['my_own'] * 9)}": {list(results["columns"])[1]: curve}}
+    results["per_prompt"][0]["prompt"] = "在雨中的城市街道上工作的医生的肖像，" * 4
+    report.write(tmp_path / "page.html", results, attributes, [], [], "", curves)
+    tab = browser.new_page(viewport={"width": 390, "height": 900})
+    tab.goto((tmp_path / "page.html").as_uri())
+    assert tab.evaluate((HERE / "report_problems.js").read_text()) == []
+    tab.close()
+
+
+def test_colours_stay_on_paper_and_with_a_contrast_theme(page, browser):
+    """Both leave out backgrounds unless they are told not to: bars would be empty."""
+    tab = browser.new_page(viewport={"width": 1000, "height": 900}, forced_colors="active")
+    tab.goto(page.as_uri())
+    bar = tab.locator(".bar").first
+    shown = tab.evaluate("[...document.querySelector('.bar').children].map(e => getComputedStyle(e).backgroundColor)")
+    wished = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in grid.palette(0, GENDER.classes)]
+    assert [tuple(map(int, re.findall(r"\d+", colour))) for colour in shown] == wished
+    drawn = np.asarray(Image.open(io.BytesIO(bar.screenshot())).convert("RGB")).reshape(-1, 3)
+    assert set(wished) <= {tuple(map(int, pixel)) for pixel in drawn}
+    for selector in (".bar span", ".bars span", ".key", ".frame i"):
+        adjusted = f"getComputedStyle(document.querySelector('{selector}')).printColorAdjust"
+        assert tab.evaluate(adjusted) == "exact", selector
     tab.close()
 
 

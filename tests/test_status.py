@@ -131,6 +131,30 @@ def test_it_answers_without_jax(run):
     assert shown.returncode == 0 and "step 3 of 100" in shown.stdout, shown.stderr
 
 
+def test_who_reads_no_further_hears_no_more(run):
+    """`| head`: the end of the pipe that is read is closed."""
+    run(40)
+    for unbuffered in ("", "1"):  # it is written at the end, or line by line
+        for asked in (["-m", "fairjax.status", str(run(40))], ["-m", "fairjax.status", "--help"]):
+            reading, writing = os.pipe()
+            os.close(reading)
+            environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+            ended = subprocess.run(
+                [sys.executable, *asked], stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
+            )
+            os.close(writing)
+            assert ended.stderr == b"" and ended.returncode in (0, 1)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_of_the_output_will_do(run, encoding):
+    asked = [sys.executable, "-m", "fairjax.status", str(run(40))]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    told = subprocess.run(asked, capture_output=True, env=environment, check=True).stdout.decode(encoding)
+    (loss,) = (line for line in told.splitlines() if line.startswith("loss"))
+    assert ("█" in loss) == (encoding == "utf-8") and ("8877" in loss) == (encoding != "utf-8")
+
+
 def test_curves_are_means_of_parts():
     assert status.curve([0, 1]) == "▁█" and status.curve([1] * 100, 10) == "█" * 10
     assert status.curve([0] * 50 + [4] * 50, 4) == "▁▁██" and status.curve([0.0, 0.0]) == "▁▁"

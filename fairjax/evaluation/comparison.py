@@ -216,7 +216,7 @@ class Comparison:
 
     def _print(self, results: dict[str, Any], console: Console) -> None:
         for table in printed.tables(results, self.kinds, list(self.measured), console.width):
-            console.print(table)
+            console.print(table, crop=False)
         for name, share in results.get("nobody", {}).get("faces", {}).items():
             console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
         console.print(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from fairjax import files
 from fairjax.evaluation import plots
@@ -31,8 +33,8 @@ _SHAPES = "oosD^vP*X"
 """Of the dots of columns, so that they are told apart without colours."""
 
 _INK, _SOFT, _FAINT = "#1f2328", "#57606a", "#8c959f"
-_LONGEST = 44
-"""Of titles, in characters."""
+_LONGEST, _LONGEST_CLASS, _LINE = 44, 24, 76
+"""Of names and of classes, and of a line as wide as the figure, in characters."""
 _STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": _FAINT, "xtick.color": _INK, "ytick.color": _INK,
@@ -108,9 +110,9 @@ def by_setting(found: Sequence[Dots], kinds: Sequence[str]) -> Figure:
 def _rows(axes: Axes, plot: Dots) -> None:
     """Rows of dots, from above."""
     for y, row in enumerate(plot.rows):
-        if row.mark is not None:
-            label = plot.mark if y == 0 else None
-            axes.plot([row.mark] * 2, [y - 0.5, y + 0.5], "--", color=_INK, linewidth=1, zorder=1, label=label)
+        for number, (mark, top, bottom) in enumerate(plots.marked(row)):
+            label = plots.marks_are(plot) if y == number == 0 else None
+            axes.plot([mark] * 2, [y + top, y + bottom], "--", color=_INK, linewidth=1, zorder=1, label=label)
         if not any(row.intervals):
             axes.hlines(y, min(row.values), max(row.values), color=_FAINT, linewidth=1.5, zorder=2)
     for number, (column, how) in enumerate(zip(plot.columns, _looks(plot.columns), strict=True)):
@@ -149,8 +151,11 @@ def _looks(columns: Sequence[str]) -> list[dict[str, Any]]:
 
 def classes(found: Sequence[Bars], kinds: int) -> Figure:
     """A row of panels for each attribute, in it bars for each class and column, and the share that is wished."""
-    figure, panels = _figure(0.6 + 1.7 * len(found) / kinds, len(found) // kinds, kinds, sharey=True)
-    for axes, plot in zip(panels.flat, found, strict=True):
+    names = [[plots.short(name, _LONGEST_CLASS) for name in plot.attribute.classes] for plot in found]
+    tilts = [_tilt(own, kinds) for own in names]
+    below = sum(0.06 * max(map(cell_len, own)) for own, tilt in zip(names, tilts, strict=True) if tilt)
+    figure, panels = _figure(0.6 + (1.7 * len(found) + below) / kinds, len(found) // kinds, kinds, sharey=True)
+    for axes, plot, own, tilt in zip(panels.flat, found, names, tilts, strict=True):
         columns, places = [bar.column for bar in plot.bars], np.arange(len(plot.attribute.classes))
         width = 0.8 / len(columns)
         for number, (bar, how) in enumerate(zip(plot.bars, _looks(columns), strict=True)):
@@ -160,10 +165,10 @@ def classes(found: Sequence[Bars], kinds: int) -> Figure:
         for place, wished in zip(places, plot.wished or (), strict=False):
             label = "wished" if place == 0 else None
             axes.plot([place - 0.45, place + 0.45], [wished] * 2, "--", color=_INK, linewidth=1, label=label)
-        axes.set(title=plot.title, ylim=(0, 1))
-        axes.set_xticks(places, plot.attribute.classes)
-        if sum(map(len, plot.attribute.classes)) > _LONGEST * 3 // (2 * kinds):  # they would lie on each other
-            axes.tick_params(axis="x", rotation=35)
+        axes.set(title=_lines(plot.title, kinds), ylim=(0, 1))
+        axes.set_xticks(places, own)
+        if tilt:
+            axes.tick_params(axis="x", rotation=tilt)
             for label in axes.get_xticklabels():
                 label.set(ha="right", rotation_mode="anchor")
         axes.yaxis.set_major_formatter("{x:.0%}")
@@ -178,7 +183,7 @@ def training(curves: Mapping[str, Mapping[str, Curve]], columns: Sequence[str]) 
     for axes, (name, by_column) in zip(panels, curves.items(), strict=True):
         for column, curve in by_column.items():
             axes.plot(curve.steps, curve.values, color=colours[column], linewidth=1.2, label=_short(column))
-        axes.set(title=plots.said(name.replace("/", ": ")), xlabel="step")
+        axes.set(title=_lines(plots.said(name.replace("/", ": ")), len(curves)), xlabel="step")
         axes.set_ylim(bottom=min(0.0, *(curve.values.min() for curve in by_column.values())))
         axes.grid(alpha=0.3)
     if len(next(iter(curves.values()))) > 1:
@@ -186,16 +191,30 @@ def training(curves: Mapping[str, Mapping[str, Curve]], columns: Sequence[str]) 
     return figure
 
 
+def _tilt(names: Sequence[str], panels: int) -> int:
+    """By how many degrees names are turned that would lie on each other, below one of so many panels."""
+    if sum(map(cell_len, names)) <= _LONGEST * 3 // (2 * panels):
+        return 0
+    return 35 if len(names) * panels <= 16 else 60
+
+
+def _lines(title: str, panels: int) -> str:
+    """A title in as many lines as it needs above one of so many panels."""
+    return textwrap.fill(title, max(_LINE // panels - 8, 8))
+
+
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip() + "…"
+    return plots.short(text, _LONGEST)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the panels, in as many columns as fit; what lines are comes last."""
+    """Above the panels, in as many columns as fit, for which the figure grows; what lines are comes last."""
     from matplotlib.container import Container
 
     pairs = sorted(
         zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: not isinstance(pair[0], Container)
     )
     handles, labels = zip(*pairs, strict=True)
-    figure.legend(handles, labels, loc="outside upper center", ncols=max(1, 100 // (max(map(len, labels)) + 8)))
+    beside = max(1, 100 // (max(map(cell_len, labels)) + 8))
+    figure.set_figheight(figure.get_figheight() + 0.16 * ((len(labels) - 1) // beside))
+    figure.legend(handles, labels, loc="outside upper center", ncols=beside)

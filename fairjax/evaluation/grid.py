@@ -102,11 +102,10 @@ def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[At
     cell_w, cell_h = drawn[0] + _GAP, drawn[1] + _BAR + 2 * _GAP
     side_w = columns * cell_w
     top = _MARGIN + _TITLE
-    size = (
-        2 * _MARGIN + len(sides) * side_w + (len(sides) - 1) * _MARGIN,
-        top + prompts * (cell_h + _TITLE) + 2 * _TITLE,
-    )
-    sheet = Image.new("RGB", size, _PAPER)
+    wide = len(sides) * side_w + (len(sides) - 1) * _MARGIN
+    legend = _legend(attributes, small, wide)
+    foot = top + prompts * (cell_h + _TITLE) + _TITLE
+    sheet = Image.new("RGB", (2 * _MARGIN + wide, foot + (legend[-1][1] + 1) * _TITLE), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, side in enumerate(sides):
         left = _MARGIN + number * (side_w + _MARGIN)
@@ -124,7 +123,11 @@ def marked(sides: Sequence[Side], titles: Sequence[str], attributes: Sequence[At
                 probs = {name: value[row, column] for name, value in side.probs.items()}
                 below = (place[0], place[1] + drawn[1] + 2)
                 _bars(draw, below, drawn[0], probs, attributes, has_face)
-    _legend(draw, (_MARGIN, size[1] - _TITLE - 8), attributes, small)
+    for x, line, text, colour in legend:
+        x, y = _MARGIN + x, foot + line * _TITLE - 8
+        if colour:
+            draw.rectangle((x, y + 3, x + 12, y + 15), fill=colour)
+        draw.text((x + 17 * bool(colour), y), text, fill=_INK, font=small)
     return sheet
 
 
@@ -149,14 +152,17 @@ def _bars(draw, place, width, probs, attributes, has_face) -> None:
             )
 
 
-def _legend(draw, place, attributes, font) -> None:
-    x, y = place
+def _legend(attributes, font, width) -> list[tuple[float, int, str, str | None]]:
+    """Names of attributes and, each with its colour, of their classes: how far from the left and in which line."""
+    found, x, line = [], 0.0, 0
     for number, attribute in enumerate(attributes):
+        colours = palette(number, attribute.classes)
         title = attribute.name.replace("_", " ") + ":"
-        draw.text((x, y), title, fill=_INK, font=font)
-        x += draw.textlength(title, font=font) + 8
-        for label, fill in zip(attribute.classes, palette(number, attribute.classes), strict=True):
-            draw.rectangle((x, y + 3, x + 12, y + 15), fill=fill)
-            draw.text((x + 17, y), label, fill=_INK, font=font)
-            x += 17 + draw.textlength(label, font=font) + 14
+        for text, colour in [(title, None), *zip(attribute.classes, colours, strict=True)]:
+            wide = font.getlength(text) + (17 if colour else 0)
+            if x and x + wide > width:
+                x, line = 0.0, line + 1
+            found.append((x, line, text, colour))
+            x += wide + (14 if colour else 8)
         x += 18
+    return found

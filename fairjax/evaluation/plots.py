@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 
 from fairjax import files
 from fairjax.evaluation.columns import BASE
@@ -21,6 +22,9 @@ Range = Sequence[float] | None
 _DISTANCES = {"total_variation": "distance to what is wished", "divergence": "divergence from what is wished"}
 _SETTING = {"num_steps": "{} steps", "guidance_scale": "guidance {}", "solver": "{}"}
 _FAIR = "an exactly fair model"
+_FAR = 0.3
+"""How far below the middle of a row the last of many dots beside each other is, in rows."""
+_SAME = 1e-6
 _CURVE_POINTS = 200
 _MOST_JOINT = 16
 
@@ -48,7 +52,7 @@ class Row(NamedTuple):
     held_out: bool
     values: list[float]  # by column
     intervals: list[Range]
-    mark: float | None  # what is wished, or what an exactly fair model measures
+    marks: list[float | None]  # by column: what is wished, or what an exactly fair model measures on as many faces
 
 
 class Dots(NamedTuple):
@@ -104,17 +108,44 @@ def of_kind(kind: str) -> str:
     return f"{kind.replace('_', '-')} prompts"
 
 
+def short(text: str, most: int) -> str:
+    """A text that fills no more than `most` letters' width, of which Chinese characters take two."""
+    return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip() + "…"
+
+
 def beside(row: Row) -> np.ndarray:
     """How far below the middle of its row each dot is, in rows: intervals must not lie on each other."""
     number = len(row.values)
-    far = 0.3 * (1 - 1 / number) if any(row.intervals) else 0.0
+    far = _FAR * (1 - 1 / number) if any(row.intervals) else 0.0
     return np.linspace(-far, far, number)
+
+
+def marked(row: Row) -> list[tuple[float, float, float]]:
+    """The marks of a row, each with where it begins and ends, in rows below the middle.
+
+    One for columns that have the same; others lie as dots that are beside each other do.
+    """
+    ends = [-0.5, *np.linspace(-_FAR, _FAR, len(row.marks) + 1)[1:-1].tolist(), 0.5]
+    found: list[tuple[float, float, float]] = []
+    for mark, top, bottom in zip(row.marks, ends, ends[1:], strict=False):
+        if mark is None:
+            continue
+        if found and found[-1][2] == top and abs(found[-1][0] - mark) < _SAME:
+            mark, top, _ = found.pop()
+        found.append((mark, top, bottom))
+    return found
+
+
+def marks_are(plot: Dots) -> str:
+    """What the marks of a plot are, and in which order where models have their own."""
+    return plot.mark + ", of each model from above" * any(len(marked(row)) > 1 for row in plot.rows)
 
 
 def highest(plot: Dots) -> float:
     """The highest that a plot shows: of its dots, their intervals and the rows' marks."""
     ends = [ends[1] for row in plot.rows for ends in row.intervals if ends]
-    return max([0.1, *ends, *(value for row in plot.rows for value in (*row.values, row.mark or 0.0))])
+    marks = [mark for row in plot.rows for mark in row.marks if mark is not None]
+    return max([0.1, *ends, *marks, *(value for row in plot.rows for value in row.values)])
 
 
 def measure(results: Results, name: str) -> str:
@@ -178,12 +209,12 @@ def dumbbell(results: Results, attribute: Attribute) -> Dots:
     for prompt in results["per_prompt"]:
         if two:
             values = [prompt[column][name]["frequencies"][first] for column in columns]
-            mark = prompt["wished"][name][first]
+            fair = [prompt["wished"][name][first]] * len(columns)
         else:
             values = [prompt[column][name][what] for column in columns]
-            mark = _floor(prompt[BASE], name, what)
+            fair = [_floor(prompt[column], name, what) for column in columns]
         if None not in values:
-            rows.append(Row(prompt["prompt"], prompt["held_out"], values, [None] * len(values), mark))
+            rows.append(Row(prompt["prompt"], prompt["held_out"], values, [None] * len(values), fair))
     rows.sort(key=lambda row: (row.held_out, row.values[0]))
     title = f"{said(name).capitalize()}: share of {first}" if two else _title(name, what)
     return Dots(title, title, "prompt", columns, rows, "wished" if two else _FAIR, two)
@@ -209,7 +240,7 @@ def sweep(results: Results, name: str) -> list[Dots]:
             scores = [setting["columns"][column][kind] for column in columns]
             values, intervals = ([s[name].get(key) for s in scores] for key in (what, f"{what}_interval"))
             if None not in values:
-                rows.append(Row(title, False, values, intervals, _floor(scores[0], name, what)))
+                rows.append(Row(title, False, values, intervals, [_floor(each, name, what) for each in scores]))
         title = f"{_title(name, what)} at other settings, {of_kind(kind)}"
         found.append(Dots(title, _title(name, what), "setting", columns, rows, _FAIR, False))
     return found

@@ -11,9 +11,14 @@ from rich.table import Table
 _LEFT, _COLUMN = 40, 19
 """Width in characters: of the labels, the column `fair` and the base's together; of each other model's column."""
 
+_LEAST, _INTERVAL = 30, 12
+"""The least width of the labels and the column `fair` together, and of a column with intervals."""
+
 
 def tables(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[str], width: int) -> Iterator[Table]:
-    """The results as tables: one for two models; of more, for each kind of prompts as many tables as the width needs.
+    """The results as tables: one for two models, where it fits; else, for each kind of prompts, as many as fit.
+
+    What does not fit even so is wider than the terminal, rather than without its last digits.
 
     Args:
         results: as `results.json` has them.
@@ -22,13 +27,16 @@ def tables(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[st
         width: of the terminal, in characters.
     """
     base, *others = models
-    if len(others) < 2:
+    if len(others) < 2 and _LEAST + _INTERVAL * len(kinds) * len(models) <= width:
         yield _table(results, kinds, models)
         return
     beside = max(1, (width - _LEFT) // _COLUMN)
     for kind in kinds:
         for start in range(0, len(others), beside):
-            yield _table(results, [kind], [base, *others[start : start + beside]])
+            table = _table(results, [kind], [base, *others[start : start + beside]])
+            least = _LEAST + _INTERVAL * (len(table.columns) - 2)
+            table.width = least if least > width else None
+            yield table
 
 
 def _table(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[str]) -> Table:
@@ -63,15 +71,15 @@ def _table(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[st
         if None not in values:
             table.add_row(title, "", *(f"{value:.1%}" for value in values))
     for name, found in networks.items():
-        for key, title, usual in (
-            ("similarity", "like the one before", "1"),
-            ("diversity", "varied within a class", ""),
-            ("alignment", "like what is asked for", ""),
+        for key, title in (
+            ("similarity", "like the one before"),
+            ("diversity", "varied within a class"),
+            ("alignment", "like what is asked for"),
         ):
             values = [found[kind].get(key, {}).get(column) for kind in kinds for column in models]
             if any(value is not None for value in values):
                 cells = ("" if value is None else f"{value:.3f}" for value in values)
-                table.add_row(f"{title} ({name})", usual, *cells)
+                table.add_row(f"{title} ({name})", "", *cells)
     table.caption = "* what the finetuning is to change; below each value its 95% interval"
     return table
 

@@ -69,6 +69,7 @@ def write(
         "three": lambda value: "–" if value is None else f"{value:.3f}",
         "significant": lambda value: "–" if value is None else f"{value:.2g}",
         "share": lambda v: f"{v:.1%}",
+        "short": plots.short,
     }
     columns = list(results["columns"])
     main, other = plots.numbers(results)
@@ -92,7 +93,7 @@ def write(
 
 def dots(plot: Dots) -> dict[str, Any]:
     """A plot of rows of dots, in the units of the page."""
-    scale = Scale(0.0, 1.0 if plot.share else plots.highest(plot) * 1.05)
+    scale = Scale(0.0, 1.0 if plot.share else np.ceil(plots.highest(plot) * 1.05 / 0.04) * 0.04)  # ticks of two digits
     rows = []
     for number, row in enumerate(plot.rows):
         ys = (54 + (number + plots.beside(row) / 2) * _ROW).round(1).tolist()
@@ -104,13 +105,17 @@ def dots(plot: Dots) -> dict[str, Any]:
                 for ends, y in zip(row.intervals, ys, strict=True)
                 if ends
             ],
-            "mark_x": None if row.mark is None else scale.x(row.mark),
+            "lines": [
+                (scale.x(mark), *(round(54 + (number + end) * _ROW - 5 * (abs(end) == 0.5), 1) for end in ends))
+                for mark, *ends in plots.marked(row)  # beside the dots, and from row to row without a gap
+            ],
         })  # fmt: skip
-    same = {round(row.mark, 6) for row in plot.rows if row.mark is not None}
+    same = {round(mark, 6) for row in plot.rows for mark in row.marks if mark is not None}
     ticks = np.linspace(scale.low, scale.high, 5)
     return plot._asdict() | {
+        "mark": plots.marks_are(plot),
         "columns": list(zip(plot.columns, marks(plot.columns), strict=True)), "rows": rows, "width": _WIDTH,
-        "height": 34 + len(rows) * _ROW, "half": _ROW / 2,
+        "height": 34 + len(rows) * _ROW,
         "mark_value": same.pop() if len(same) == 1 else None,
         "ticks": [(scale.x(tick), f"{tick:.0%}" if plot.share else f"{tick:.2f}") for tick in ticks],
     }  # fmt: skip
@@ -147,9 +152,14 @@ def lines(name: str, by_column: Mapping[str, Curve], columns: Sequence[str]) -> 
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         drawn.append((column, colours[column], points, f"{curve.values[-1]:.2f}"))
     return {
-        "title": name.replace("/", ": "), "lines": drawn, "high": f"{high:.2f}", "low": f"{low:.2f}",
+        "title": plots.said(name.replace("/", ": ")), "lines": drawn, "high": _tick(high), "low": _tick(low),
         "first": int(first), "last": int(last), "width": _WIDTH,
     }  # fmt: skip
+
+
+def _tick(value: float) -> str:
+    """A number that fits beside an axis."""
+    return next((told for digits in (2, 1) if len(told := f"{value:.{digits}f}") < 5), f"{value:.0f}")
 
 
 def _pictures(sides: Sequence[Side], row: int, attributes: Sequence[Attribute]) -> list[tuple[str, list[Picture]]]:

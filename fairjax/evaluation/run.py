@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from fairjax import parallel, prompts, schema, tables
-from fairjax.config import ADAPTER, BEST, LOG, EvaluationSection, Experiment, SettingSection, config_of
+from fairjax import files, parallel, prompts, schema, tables
+from fairjax.config import ADAPTER, BEST, LOG, RESULTS, EvaluationSection, Experiment, SettingSection, config_of
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
@@ -54,7 +54,9 @@ def evaluate(
             columns.append(Column(name, load_adapter(adapter, pipeline), log=path and path.parent / LOG))
     for name, words in config.evaluation.interventions.items():
         columns.append(Column(f"asked: {name}", {}, words))
+    about = {"adapter": ", ".join(map(str, adapters)), "command": shlex.join(command)}
     with parallel.alone(folder):
+        _tell_what_is_replaced(folder, config, about, console)
         comparison.tell_at_once(console)
         with bars(console) as progress:
             for column in columns:
@@ -62,11 +64,22 @@ def evaluate(
             if settings:
                 count = len(settings) * len(columns) * len(comparison.prompts) * config.evaluation.images_per_prompt
                 comparison.sweep(settings, counting(progress, "sweep", count))
-        about = {"adapter": ", ".join(map(str, adapters)), "command": shlex.join(command)}
         results = comparison.finish(console, about)
         if parallel.is_first():
             comparison.keep_data()
     return results
+
+
+def _tell_what_is_replaced(folder: Path, config: Experiment, about: dict[str, str], console: Console) -> None:
+    """One line, where the folder holds what was found otherwise."""
+    try:
+        earlier = files.read_json(folder / RESULTS)
+    except (OSError, ValueError):
+        return
+    if (earlier.get("config"), earlier.get("adapter")) != (config.model_dump(mode="json"), about["adapter"]):
+        told = f"{folder} holds an earlier evaluation, which this one replaces (--output keeps both)"
+        command = earlier.get("command")
+        console.print(told + f": {command}" * bool(command), highlight=False, markup=False, soft_wrap=True)
 
 
 def names(adapters: Sequence[Path]) -> list[str]:
