@@ -1,25 +1,31 @@
 """A training step and a sampling, fairjax and PyTorch side by side in one run.
 
     python -m benchmarks.step --model portraits --device cpu
-    python -m benchmarks.step --model sd15 --device gpu --rounds 10
+    python -m benchmarks.step --model sd15 --device gpu --microbatch 10 --rounds 3 --work models --only step
+    python -m benchmarks.step --model sd15 --device gpu --microbatch 10 --rounds 3 --work models
 
 The opponent is `benchmarks/reference_torch.py`, the original's step written to be fast. Both take the same models,
 prompt, noise, solver steps and losses, and take turns; what counts is the median over the rounds. Before anything is
 timed, their losses and gradients are compared. Of more than two joint classes each draws sets of labels of its own, so
 that a person near the threshold may have a target on one side only, and the gradients differ by that. On an accelerator
-both compute in bfloat16; there set XLA_PYTHON_CLIENT_PREALLOCATE=false, since they share its memory.
+both compute in bfloat16, and share its memory. Its program takes minutes to compile, each of them once where the folder
+of what is compiled stays: `--only` is for where a command has not the time for all of them. Without --microbatch, it is
+compiled for several.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else PyTorch would have what JAX leaves: a quarter
 
 import diffusers
 import jax
@@ -47,6 +53,9 @@ CONFIGS = {
 }
 """By model: whose losses, how many images, how many solver steps."""
 
+PARTS = ("step", "half", "sampling")
+"""What is timed: a step, one with half of the gradient's terms, and images alone."""
+
 PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
 """Published dense bfloat16 FLOP/s."""
 
@@ -56,8 +65,8 @@ class Side(NamedTuple):
     run: Callable[[], Any]  # returns when it is done
 
 
-def ours(fields: dict[str, Any], path: str) -> Finetuning:
-    return Finetuning(load(Experiment, Path(path), fields), parallel.mesh())
+def ours(fields: dict[str, Any], path: str, *, weights: bool = True) -> Finetuning:
+    return Finetuning(load(Experiment, Path(path), fields), parallel.mesh(), weights=weights)
 
 
 def theirs(finetuning: Finetuning, device: str, dtype: torch.dtype) -> reference_torch.TorchStep:
@@ -83,17 +92,29 @@ def theirs(finetuning: Finetuning, device: str, dtype: torch.dtype) -> reference
     return reference_torch.read(finetuning, locate, assign, torch_device, dtype)
 
 
-def compare(sides: list[Side], rounds: int) -> dict[str, list[float]]:
+def timed(side: Side, console: Console) -> tuple[float, Any]:
+    """Seconds, told at once: what is killed for want of time has told of what it had."""
+    start = time.perf_counter()
+    result = side.run()
+    seconds = time.perf_counter() - start
+    console.print(f"{side.name}: {seconds:.3f} s", style="dim", highlight=False)
+    return seconds, result
+
+
+def compare(sides: list[Side], rounds: int, console: Console) -> dict[str, list[float]]:
     """Seconds of each side, in turn, `rounds` times."""
     times: dict[str, list[float]] = {side.name: [] for side in sides}
-    for side in sides:  # compiles, or warms up
-        side.run()
     for _ in range(rounds):
         for side in sides:
-            start = time.perf_counter()
-            side.run()
-            times[side.name].append(time.perf_counter() - start)
+            times[side.name].append(timed(side, console)[0])
     return times
+
+
+def synchronised(result: Any) -> Any:
+    """The same, when PyTorch's device has it; it stays there, as JAX's does."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
 
 
 def agreement(state: Any, result: Any, taken: reference_torch.Taken, first_beta: float) -> str:
@@ -122,11 +143,12 @@ def main() -> None:
     parser.add_argument("--microbatch", type=int, help="(image, step) pairs that fairjax differentiates at a time")
     parser.add_argument("--minibatch", type=int, help="images that PyTorch differentiates at a time")
     parser.add_argument("--sampled", type=int, help="images that PyTorch makes at a time without a gradient")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what is timed (default: all)")
     parser.add_argument("--work", type=Path, help="where the models of sd15 are written, and found again")
     options = parser.parse_args()
     path, images, num_steps = CONFIGS[options.model]
     images, num_steps = options.images or images, options.steps or num_steps
-    minibatch = options.minibatch or (images if options.model == "portraits" else 4)
+    minibatch = options.minibatch or (images if options.model == "portraits" else 10)
     sampled = options.sampled or (images if options.model == "portraits" else 20)
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # as PyTorch's side, whatever else is there
@@ -144,7 +166,8 @@ def main() -> None:
         "training.precision": "float32" if precise else "bfloat16", "training.microbatch": options.microbatch,
     }  # fmt: skip
     whole = ours(fields | {"training.grad_steps": None}, path)
-    half = ours(fields | {"training.grad_steps": max(1, num_steps // 2)}, path)
+    fewer = {"training.grad_steps": max(1, num_steps // 2), "training.microbatch": whole.microbatch}
+    half = ours(fields | fewer, path, weights=False)  # they are the same: once is enough
     state = whole.initial()
     batch, _ = whole.batch(0, state.bundle)
     torch_step = theirs(whole, options.device, torch.float32 if precise else torch.bfloat16)
@@ -156,35 +179,35 @@ def main() -> None:
     ids = np.concatenate([batch.empty, batch.plain_ids])
 
     def by_torch() -> reference_torch.Taken:
-        taken = torch_step(bundle, ids, noise, num_steps, minibatch, sampled)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return taken
+        return synchronised(torch_step(bundle, ids, noise, num_steps, minibatch, sampled))
 
     def by_us(finetuning: Finetuning) -> Callable[[], Any]:
-        return lambda: jax.block_until_ready(finetuning.compiled()(state, finetuning._frozen, batch))
+        return lambda: jax.block_until_ready(finetuning.compiled()(state, whole._frozen, batch))
 
     console.print(f"{options.model}, {images} images, {num_steps} solver steps, {path}", highlight=False)
     console.print(f"fairjax on {len(jax.devices())} x {jax.devices()[0].device_kind}, PyTorch on {device}, "
                   f"{torch.get_num_threads()} threads", highlight=False)  # fmt: skip
-    whole_run = by_us(whole)
-    apart = agreement(state, whole_run(), by_torch(), whole.config.training.betas[0])
-    console.print(f"the two sides: {apart}", highlight=False)
-    times = compare(
-        [
-            Side("PyTorch: step", by_torch),
-            Side("fairjax: step", whole_run),
-            Side("fairjax: step, half the terms", by_us(half)),
-            *_sampling(whole, torch_step, batch, noise, num_steps, images),
-        ],
-        options.rounds,
-    )
+    sides = []
+    if "step" in options.only:
+        sides += [Side("PyTorch: step", by_torch), Side("fairjax: step", by_us(whole))]
+    if "half" in options.only:
+        sides.append(Side("fairjax: step, half the terms", by_us(half)))
+    if "sampling" in options.only:
+        sides += _sampling(whole, torch_step, batch, noise, num_steps, sampled)
+    console.print("for the first time, which compiles, or warms up:", style="dim", highlight=False)
+    first = {side.name: timed(side, console)[1] for side in sides}
+    if "step" in options.only:
+        apart = agreement(state, first["fairjax: step"], first["PyTorch: step"], whole.config.training.betas[0])
+        console.print(f"the two sides: {apart}", highlight=False)
+    del first
+    times = compare(sides, options.rounds, console)
     _report(console, times, images)
-    _told(console, whole, images, num_steps, statistics.median(times["fairjax: step"]))
+    if "step" in options.only:
+        _told(console, whole, images, num_steps, statistics.median(times["fairjax: step"]))
 
 
-def _sampling(finetuning, torch_step, batch, noise, num_steps, images) -> list[Side]:
-    """Images alone, decoded, by the frozen model."""
+def _sampling(finetuning, torch_step, batch, noise, num_steps, sampled) -> list[Side]:
+    """Images alone, decoded, by the frozen model; PyTorch makes `sampled` at a time."""
     config, pipeline = finetuning.config, finetuning.pipeline
     replicated, spread = parallel.REPLICATED, parallel.SPREAD
 
@@ -197,9 +220,11 @@ def _sampling(finetuning, torch_step, batch, noise, num_steps, images) -> list[S
     start = parallel.share_out(nhwc(noise.cpu()), finetuning.mesh)
     ids = np.concatenate([batch.empty, batch.plain_ids])
 
-    def by_torch() -> torch.Tensor:
+    def by_torch() -> list[torch.Tensor]:
         with torch.no_grad():
-            return torch_step._draw({}, torch_step._encode({}, ids), noise, num_steps).cpu()
+            states = torch_step._encode({}, ids)
+            made = [torch_step._draw({}, states, part, num_steps) for part in noise.split(sampled)]
+        return synchronised(made)
 
     def by_us() -> jax.Array:
         return jax.block_until_ready(program(finetuning._frozen, batch.plain_ids, batch.empty, start))
@@ -215,7 +240,7 @@ def _report(console: Console, times: dict[str, list[float]], images: int) -> Non
     for name, values in times.items():
         median = statistics.median(values)
         opponent = opponent if name.startswith("fairjax") else median
-        ratio = f"{opponent / median:.2f}" if name.startswith("fairjax") else ""
+        ratio = f"{opponent / median:.2f}" if opponent and name.startswith("fairjax") else ""
         cells = (f"{median:.3f}", f"{min(values):.3f}", f"{max(values):.3f}", f"{images / median:.1f}", ratio)
         table.add_row(name, *cells)
     console.print(table)

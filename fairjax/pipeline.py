@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ _DTYPES = ("float32", "bfloat16")
 
 _TABLE_STEPS = 50
 """`generate` compiles once for all numbers of steps up to this, and once for each that is larger."""
+
+_COUNTED = 2**31 - 1
+"""How many numbers an array of the decoder may have: convolutions of GPUs are made to count them in 32 bits."""
 
 _AT_ONCE = 64
 """How many images a device makes at once at most: more keep it no busier, and their memory is better free."""
@@ -173,6 +177,12 @@ class Pipeline:
         images = self.vae.apply(params["vae"], latents / self.scaling_factor, method="decode")
         return jnp.clip(images.astype(latents.dtype), -1, 1)
 
+    @property
+    def _decoded(self) -> int:
+        """How many numbers the decoder's largest array has for one image: at its size, before the last block."""
+        blocks = self.vae.abstract["decoder"]["up_blocks"]
+        return math.prod(self.image_size) * blocks[len(blocks) - 1]["resnets"][0]["conv1"]["kernel"].shape[2]
+
     def noise(self, image_keys: jax.Array) -> jax.Array:
         """Standard normal latents, one for each key: an image depends on its key and on nothing else."""
         return jax.vmap(lambda key: jax.random.normal(key, self.latent_shape))(image_keys)
@@ -222,7 +232,9 @@ class Pipeline:
         # with soft tokens alone nothing is trained of the unconditional half
         predict = guided(self.unet.apply, guidance_scale, apart=bundle.keys() == {"soft_prompt"})
         latents = chain.sample(predict, merged, context, noise, table, num_steps, microbatch=microbatch, **gradient)
-        return in_chunks(lambda latents: self.decode(params, latents), microbatch, latents)
+        most = min(microbatch or len(latents), max(1, _COUNTED // self._decoded))
+        even = -(-len(latents) // -(-len(latents) // most))
+        return in_chunks(lambda latents: self.decode(params, latents), even, latents)
 
     def check_steps(self, count: int, field: str, solver: str = "dpm-solver++") -> None:
         """Raises a one-line ValueError where the model has not as many timesteps to take solver steps at."""

@@ -1,5 +1,8 @@
 """What benchmarks/roofline.py counts of a GPU's program, on lines of one: no GPU, nor its compiler, is here."""
 
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks.roofline import BANDWIDTH, PEAK, kernels
@@ -74,3 +77,24 @@ def test_what_takes_no_time_is_no_kernel():
 def test_what_is_not_counted_is_said(line, said):
     with pytest.raises(ValueError, match=said):
         kernels(PROGRAM.replace("  ROOT %while", f"  {line}\n  ROOT %while"))
+
+
+PROFILED = """
+import jax
+import jax.numpy as jnp
+
+from benchmarks import parts
+
+program = jax.jit(lambda x: jnp.sort(x) + jnp.tanh(x @ x)).lower(jnp.ones((64, 64))).compile()
+jax.block_until_ready(program(jnp.ones((64, 64))))
+found = parts.kernels(lambda: program(jnp.ones((64, 64))))
+assert found and all(time > 0 for times in found.values() for time in times)
+assert not any(name[-1].isdigit() for name in found), found
+table = parts.slowest("a part", found, 1)
+assert table.row_count == 2 and list(table.columns[3].cells)[-1] == "100%"
+"""
+
+
+def test_what_kernels_took_is_read_of_the_profiler():
+    """What benchmarks/parts.py shows beside it, here of a CPU's; apart, as a profiler is not to meet libtpu."""
+    subprocess.run([sys.executable, "-c", PROFILED], check=True, timeout=300)

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 
 Denoise = Callable[[Any, jax.Array, jax.Array, Any], jax.Array]
-"""(params, latents [b, h, w, c], timesteps [b], context, every leaf [b, ...]) -> output [b, h, w, c]."""
+"""(params, latents [b, h, w, c], timesteps [b], context, every leaf [k b, ...]) -> output [k b, h, w, c].
+
+Of k contexts of each image, all first ones first.
+"""
 
 
 class Conditioning(NamedTuple):
@@ -22,7 +25,7 @@ class Conditioning(NamedTuple):
 def guided(denoise: Denoise, scale: float, *, apart: bool = False) -> Denoise:
     """The network output u + scale (c - u), where u is the one without and c the one with the prompt.
 
-    Both come from one call on a batch of 2 b, unconditional half first, as in diffusers. A scale of at most 1
+    Both come from one call, with two contexts of each image, the unconditional ones first. A scale of at most 1
     means no guidance: the unconditional half is not computed. The result's context is a `Conditioning`.
 
     Args:
@@ -34,7 +37,7 @@ def guided(denoise: Denoise, scale: float, *, apart: bool = False) -> Denoise:
 
     def together(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> list[jax.Array]:
         both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), *context)
-        return jnp.split(denoise(params, jnp.concatenate([latents] * 2), jnp.concatenate([timesteps] * 2), both), 2)
+        return jnp.split(denoise(params, latents, timesteps, both), 2)
 
     def one_by_one(params: Any, latents: jax.Array, timesteps: jax.Array, context: Conditioning) -> list[jax.Array]:
         return [denoise(params, latents, timesteps, each) for each in context]

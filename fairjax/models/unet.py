@@ -170,7 +170,7 @@ class BasicTransformerBlock(nnx.Module):
         self.ff = FeedForward(channels, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        x = x + self.attn1(self.norm1(x))
+        x = as_many(x + self.attn1(self.norm1(x)), context)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -195,7 +195,7 @@ class Transformer2DModel(nnx.Module):
         y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
             y = block(y, context)
-        return x + self.proj_out(y.reshape(b, h, w, c))
+        return as_many(x, y) + self.proj_out(y.reshape(len(y), h, w, c))
 
 
 class Block(nnx.Module):
@@ -227,6 +227,11 @@ class Block(nnx.Module):
 
     def attend(self, layer: int, x: jax.Array, context: jax.Array) -> jax.Array:
         return self.attentions[layer](x, context) if hasattr(self, "attentions") else x
+
+
+def as_many(x: jax.Array, others: jax.Array) -> jax.Array:
+    """`x` as often, one copy after the other, as makes as many rows as the others have."""
+    return x if len(x) == len(others) else jnp.concatenate([x] * (len(others) // len(x)))
 
 
 def time_channels(config: UNetConfig) -> int:
@@ -273,12 +278,13 @@ class UNet2DConditionModel(nnx.Module):
         self.conv_out = conv(channels[0], config.out_channels, 3, **common)
 
     def __call__(self, latents: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array) -> jax.Array:
-        """The model output [b, h, w, out_channels] in float32.
+        """The model output [k b, h, w, out_channels] in float32.
 
         Args:
             latents: [b, h, w, in_channels], scaled as the noise schedule says.
             timesteps: [b], integers of the training schedule.
-            encoder_hidden_states: [b, length, cross_attention_dim], from the text encoder.
+            encoder_hidden_states: [k b, length, cross_attention_dim], from the text encoder: of all images once, then
+                of all again. What comes before a first word is looked at is then computed once, not k times.
         """
         config = self.config
         context = encoder_hidden_states.astype(self.dtype) if self.dtype else encoder_hidden_states
@@ -290,18 +296,19 @@ class UNet2DConditionModel(nnx.Module):
         skips = [x]
         for block in self.down_blocks:
             for layer, resnet in enumerate(block.resnets):
-                x = block.attend(layer, resnet(x, time), context)
+                x = block.attend(layer, resnet(x, as_many(time, x)), context)
                 skips.append(x)
             if hasattr(block, "downsamplers"):
                 x = block.downsamplers[0](x)
                 skips.append(x)
 
-        x = self.mid_block.resnets[0](x, time)
-        x = self.mid_block.resnets[1](self.mid_block.attend(0, x, context), time)
+        x = self.mid_block.attend(0, self.mid_block.resnets[0](x, as_many(time, x)), context)
+        time = as_many(time, x)
+        x = self.mid_block.resnets[1](x, time)
 
         for block in self.up_blocks:
             for layer, resnet in enumerate(block.resnets):
-                x = block.attend(layer, resnet(jnp.concatenate([x, skips.pop()], axis=-1), time), context)
+                x = block.attend(layer, resnet(jnp.concatenate([x, as_many(skips.pop(), x)], axis=-1), time), context)
             if hasattr(block, "upsamplers"):
                 x = block.upsamplers[0](x, skips[-1].shape[1:3])
 
