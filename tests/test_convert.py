@@ -206,6 +206,17 @@ def test_every_format_comes_back_as_it_was(run, bundle, pipeline, tmp_path):
     same(load_adapter(tmp_path / "k.safetensors", pipeline), loras)
 
 
+@pytest.mark.parametrize("names", ["diffusers", "kohya"])
+def test_what_alpha_says_of_the_change_is_in_the_adapter_that_is_read(names, bundle, pipeline, tmp_path):
+    """A file of somebody else's, whose alpha is half its rank: a bundle has no scale beside its factors."""
+    networks = {"unet": pipeline.params["unet"]}
+    adapters.save_lora(tmp_path / "half.safetensors", networks, {"unet": adapters.Lora(bundle["unet"], 0.5)}, names)
+    found = load_adapter(tmp_path / "half.safetensors", pipeline)["unet"]
+    for module, factors in bundle["unet"].items():
+        change = found[module]["down"] @ found[module]["up"]
+        np.testing.assert_allclose(change, 0.5 * factors["down"] @ factors["up"], atol=1e-6)
+
+
 def test_an_alpha_of_kohyas_scales_the_change():
     tensors = {"unet.a.to_q.lora_A.weight": np.ones((4, 8)), "unet.a.to_q.lora_B.weight": np.ones((8, 4))}
     written = kohya.to_kohya(tensors, {"unet": 0.5})

@@ -199,7 +199,7 @@ def test_of_modules_of_any_ranks_diffusers_reads_kohyas_names_too(tmp_path, netw
 def test_peft_folders_load_and_compute_the_same(tmp_path, networks, rank_stabilised):
     config = peft.LoraConfig(
         r=RANK, lora_alpha=6, use_rslora=rank_stabilised, init_lora_weights=False,
-        alpha_pattern={"^encoder.layers.0.mlp.fc1": 1, "layers.1.mlp.fc2": 2},
+        alpha_pattern={"^encoder.layers.0.mlp.fc1": 1, "layers.1.mlp.fc2": 2, "mlp.fc2": 9},  # the first that fits
         target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     )  # fmt: skip
     model = peft.get_peft_model(make_text_encoder(), config)
@@ -386,6 +386,16 @@ def test_diffusers_loads_our_soft_prompt_under_one_token(tmp_path):
     assert ids == [0, first, first + 1, first + 2, tokenizer.convert_tokens_to_ids("a</w>"), 1]
     rows = pipe.text_encoder.get_input_embeddings().weight[first : first + 3].detach().numpy()
     np.testing.assert_array_equal(rows, soft["embedding"])
+
+
+def test_only_a_row_of_zeros_stands_for_other_words(tmp_path):
+    """The first of the prefix that the authors released; of another's table of tokens it is a token."""
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for first, tokens in ((rows[:1] + 1, 4), (np.zeros((1, 4), np.float32), 3)):
+        table = np.concatenate([first, rows])
+        torch.save({"token_embedding.weight": torch.tensor(table)}, tmp_path / "prefix.pth")
+        _, soft = adapters.load_soft_prompt(tmp_path / "prefix.pth")
+        np.testing.assert_array_equal(soft["embedding"], table[-tokens:])
 
 
 def test_a_file_of_many_tensors_is_no_soft_prompt(tmp_path):

@@ -205,6 +205,25 @@ def test_of_several_faces_the_largest_is_located(detector, astronaut, places):
     np.testing.assert_array_equal(faces.boxes[0], boxes[0])
 
 
+LARGE_OUTSIDE = np.array([(-90, -90, 20, 20), (30, 30, 60, 60), (5, 5, 15, 15)], np.float32)
+"""Boxes in a picture of 64 x 64 of which the first, by far the largest, is for the most part not in it."""
+
+
+def test_a_face_is_as_large_as_what_of_it_is_in_the_picture():
+    """By either detector."""
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    every = detection.Detections(LARGE_OUTSIDE[None], np.zeros((1, 3, 6, 2)), scores[None])
+    ordered = detection._largest_first(jax.tree.map(jnp.asarray, every), 64, 64)
+    np.testing.assert_array_equal(ordered.boxes[0], LARGE_OUTSIDE[[1, 0, 2]])
+    np.testing.assert_array_equal(ordered.scores[0], scores[[1, 0, 2]])
+    beyond = np.array([70, 0, 200, 64], np.float32)
+    faces = [types.SimpleNamespace(bbox=box, kps=TEMPLATE, det_score=0.5) for box in (*LARGE_OUTSIDE, beyond)]
+    found = insight.InsightDetector(types.SimpleNamespace(get=lambda picture: faces)).every(
+        {}, np.zeros((64, 64, 3), np.uint8)
+    )
+    np.testing.assert_array_equal([face.box for face in found], LARGE_OUTSIDE[[1, 0, 2]])
+
+
 @pytest.mark.parametrize("kind", ["grey", "noise", "nan"])
 def test_without_a_face_there_is_a_mask_and_no_nan(detector, kind):
     network, params = detector

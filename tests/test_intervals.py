@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from fairjax.fairness.intervals import bootstrap, corrected, corrected_interval, paired
+from fairjax.fairness.intervals import bootstrap, corrected, corrected_interval, ends, paired
 from fairjax.fairness.metrics import (
     bias,
     bias_without_floor,
@@ -55,6 +56,17 @@ def test_intervals_over_few_prompts_hold_what_they_say(prompts):
         interval = drawn.interval(lambda shares: shares[..., 0])
         held += interval.low <= 0.5 <= interval.high
     assert held / 300 >= 0.91
+
+
+@pytest.mark.parametrize(
+    ("prompts", "deviations"), [(2, 12.706 * 2**0.5), (4, 3.182 * (4 / 3) ** 0.5), (60, 2.001 * (60 / 59) ** 0.5)]
+)
+def test_the_ends_are_as_far_out_as_students_t_for_the_deviation_of_so_few(prompts, deviations):
+    """Its 97.5% points are tabled; means that are spread evenly over [0, 1] are at each percentile what that is."""
+    tail = norm.cdf(-deviations)
+    found = ends(np.linspace(0, 1, 1001), prompts, 0.95)
+    np.testing.assert_allclose(found, [tail, 1 - tail], rtol=0.01, atol=0)
+    np.testing.assert_allclose(ends(np.linspace(0, 1, 1001), 1, 0.95), [0.025, 0.975])
 
 
 @pytest.mark.parametrize("varied", [False, True])
@@ -140,6 +152,23 @@ def test_the_noise_that_both_models_share_does_not_blur_their_difference():
     assert shared.value == pytest.approx(apart.value) and shared.high - shared.low < 0.7 * (apart.high - apart.low)
 
 
+def test_a_paired_interval_is_over_prompts_too():
+    """Images of a prompt are all alike here: what is uncertain is which prompts they are."""
+    first = np.zeros((50, 8), int)
+    second = np.repeat(np.arange(50) % 2, 8).reshape(50, 8)
+    found = paired(first, second, 2, lambda shares: shares[..., 1], np.random.default_rng(0))
+    apart = 2.01 * np.sqrt(0.25 / 49)
+    np.testing.assert_allclose([found.value, found.low, found.high], [0.5, 0.5 - apart, 0.5 + apart], atol=0.02)
+
+
+def test_a_paired_interval_is_about_the_difference_that_was_measured():
+    """Images drawn anew of an even model are less even, of one that shows a single class they are not."""
+    first, second = np.zeros((20, 4), int), np.tile([0, 0, 1, 1], (20, 1))
+    found = paired(first, second, 2, bias, np.random.default_rng(0), flips=99)
+    assert found.value == -1 and found.low < -1 < found.high
+    assert found.p_value == 1 / 100  # no exchange of 99 makes as large a one, and none is no chance at all
+
+
 def test_a_paired_difference_leaves_out_images_and_prompts_without_a_face():
     rng = np.random.default_rng(0)
     first, second = np.array([[0, 0, -1, 1], [1, 1, 1, 1], [0, 1, 0, 1]]), np.array([[0, -1, 1, -1], [-1] * 4, [1] * 4])
@@ -163,6 +192,16 @@ def test_prompts_with_few_faces_count_as_much_in_corrected_shares():
     share, low, high = corrected_interval(rows, 1e6 * np.eye(2), np.random.default_rng(0))
     np.testing.assert_allclose(share, [0.5, 0.5], atol=1e-6)
     assert low[0] < 0.3 and high[0] > 0.7
+
+
+def test_few_pictures_without_a_mistake_do_not_make_a_classifier_sure():
+    """One that errs now and then may well have made none in ten of each class."""
+    shares = [
+        corrected_interval(np.array([[3000, 3000]]), count * np.eye(2), np.random.default_rng(0))
+        for count in (10, 10_000)
+    ]
+    few, many = (high[0] - low[0] for _, low, high in shares)
+    assert few > 0.1 and many == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 6000), rel=0.2)
 
 
 def test_the_corrected_interval_is_over_prompts_too():

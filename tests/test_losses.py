@@ -83,10 +83,10 @@ def test_realism_target_is_the_frozen_face_where_it_is_surely_the_target_else_th
 
 def test_a_labelled_bank_gives_the_face_of_the_wished_class_most_like_the_frozen_one():
     """It follows the frozen face, if there is one, not the image's own; without a target, it is nearest to the own."""
-    frozen = np.array([[3, 0, 2, 1]] * 5, np.float32)
+    frozen = np.array([[0, 3, 2, 1]] * 5, np.float32)
     bank, shown = np.eye(4), np.array([0, 0, 1, 1])
     own = np.eye(4, dtype=np.float32)[[3, 3, 3, 3, 3]]
     labels, frozen_labels = (np.array([1, 0, -1, 7, 1]),), (np.array([0, 0, 0, 0, -1]),)
     frozen_probs = (np.array([[0.6, 0.4]] * 5),)
     found = realism_target(own, frozen, bank, [shown], labels, frozen_labels, frozen_probs, confidence=0.9)
-    np.testing.assert_allclose(found, np.eye(4)[[2, 0, 3, 0, 3]], atol=1e-6)  # class 7 is nobody's: the nearest of all
+    np.testing.assert_allclose(found, np.eye(4)[[2, 1, 3, 1, 3]], atol=1e-6)  # class 7 is nobody's: the nearest of all

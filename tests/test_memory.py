@@ -37,6 +37,10 @@ def test_the_largest_size_that_fits_is_found(rows, expected):
     assert tried[0] == 12 and len(tried) <= 3
 
 
+def test_some_of_the_memory_is_left_for_what_the_compiler_does_not_count():
+    assert memory.fitting(program, SIZES, memory.needed(program(12)), "it") == 6
+
+
 def test_without_a_limit_all_are_seen_at_once_and_nothing_is_compiled():
     assert memory.fitting(lambda size: pytest.fail("compiled"), SIZES, None, "it") is None
 

@@ -85,6 +85,13 @@ def test_an_image_does_not_depend_on_the_others_or_on_the_batch(small):
     assert np.abs(together[0, 0].astype(int) - together[0, 1].astype(int)).max() > 20
 
 
+def test_guidance_is_what_the_model_is_made_for_where_it_is_not_said(small):
+    made_for, how = dataclasses.replace(small, guidance_scale=GUIDANCE), {"num_steps": 3, "batch_size": 8}
+    plain, said = (small.generate(PROMPTS[:1], guidance_scale=scale, **how) for scale in (1.0, GUIDANCE))
+    np.testing.assert_array_equal(made_for.generate(PROMPTS[:1], **how), said)
+    assert (plain != said).any()
+
+
 def test_as_many_images_are_made_at_once_as_the_memory_takes(small, monkeypatch):
     """And shared out evenly over batches, so that hardly any is filled up."""
     mesh = parallel.mesh(1)

@@ -1,6 +1,7 @@
 """How alike images stay, and how varied: against their definitions."""
 
 import importlib.metadata
+import json
 import shutil
 
 import jax
@@ -18,7 +19,7 @@ from fairjax.evaluation.preservation import diversity, features, frechet, preser
 from fairjax.evaluation.run import evaluate
 from fairjax.faces import reading
 from fairjax.faces.judges import Semantics
-from fairjax.faces.semantics import CLIP
+from fairjax.faces.semantics import CLIP, DINOV2
 from fairjax.models.functional import digest, functional
 from fairjax.portraits import world
 from fairjax.portraits.occupations import OCCUPATIONS
@@ -150,7 +151,8 @@ def test_an_evaluation_says_how_images_stay_by_clip_and_dinov2_each(small_world,
     clip = shutil.copytree(small_world / "image_semantics", tmp_path / "clip")
     config = load(Experiment, None, fields(small_world) | {
         "judges.semantics": (str(clip), str(models / "dinov2")), "output": str(tmp_path / "run"),
-        "evaluation.subjects": 2, "evaluation.images_per_prompt": 4, "evaluation.num_steps": 2, "prompts.nobody": (),
+        "evaluation.subjects": 2, "evaluation.images_per_prompt": 4, "evaluation.num_steps": 2,
+        "prompts.nobody": ("an empty room",),
     })  # fmt: skip
     pipeline = fairjax.Pipeline.from_pretrained(small_world)
     adapter = jax.tree.map(lambda leaf: leaf + 0.1, bundles.init(("unet",), pipeline.params, 2, 1, jax.random.key(0)))
@@ -174,6 +176,9 @@ def test_an_evaluation_says_how_images_stay_by_clip_and_dinov2_each(small_world,
                 assert found["alignment"]["after"] == pytest.approx(asked, abs=1e-5)
             else:
                 assert "alignment" not in found  # it knows no words
+        of_nobody = np.sum(before[-1] * after[-1], axis=-1).mean()  # it is asked for last
+        found = results["nobody"]["preservation"][name]["similarity"]["after"]
+        assert found == pytest.approx(of_nobody, abs=1e-5) and of_nobody < 0.9999
     assert results["weights"] == {
         "model": pipeline.digest, "judge": digest(reading.evaluation_judge(config.judges)[1]),
         "clip": digest(clip_params), "clip, texts": digest(tower.params), "dinov2": digest(dino_params),
@@ -181,6 +186,19 @@ def test_an_evaluation_says_how_images_stay_by_clip_and_dinov2_each(small_world,
     assert len(set(results["weights"].values())) == 5
     installed = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
     assert results["versions"] == installed | {"fairjax": fairjax.__version__}
+
+
+def test_pictures_are_prepared_as_the_folder_of_a_network_says(models, tmp_path):
+    """Where it says nothing, as for the networks that were published first; DINOv2 sees as large ones as CLIP."""
+    clip = shutil.copytree(models / "clip", tmp_path / "clip")
+    said = clip / "preprocessor_config.json"
+    said.write_text(json.dumps({"image_mean": (0.1, 0.2, 0.3), "image_std": (0.4, 0.5, 0.6)}))
+    section = JudgesSection(semantics=(str(clip), str(models / "dinov2")))
+    own, dino = (part for part, _ in reading.semantics_of(section))
+    assert own.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)) and dino[1:] == (DINOV2, 224)
+    said.unlink()
+    (usual, _), _ = reading.semantics_of(section)
+    assert usual[1:] == (CLIP, 56) and own.image_size == 56  # what its configuration says
 
 
 def test_networks_of_one_name_are_told_apart_and_none_is_asked_twice(models, tmp_path):

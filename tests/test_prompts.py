@@ -177,6 +177,14 @@ def test_measuring_is_shared_out_by_weight_between_trained_and_held_out():
         assert [sum(name in names for name in asked) for names in lists] == [4, 2, 2]
 
 
+def test_who_is_measured_is_spread_over_the_whole_list(tmp_path):
+    """Lists are in some order, as a rule: the first of them would be of one kind."""
+    file = write(tmp_path / "jobs.txt", [f"job {number}" for number in range(20)], (1.0,) * 20)
+    found = read({"name": file, "templates": ["a {x}", "the {x}"]})
+    texts = ["a job 0", "the job 5", "a job 10", "the job 14", "a job 19"]
+    assert [prompt.text for prompt in found.measuring(5)] == [prompt.text for prompt in found.validating(5)] == texts
+
+
 def test_styles_and_contexts_are_measured_in_unseen_ones_that_differ_from_prompt_to_prompt():
     found, content = read({"name": "contexts"}), json.loads(LISTS["contexts"].read_text())
     for split, prompts in (("train", found.training(0, 0, 40)), ("test", found.measuring(8))):
@@ -345,6 +353,13 @@ def test_each_subject_has_the_distribution_of_its_row_and_the_others_the_common_
         {"csv": table.to_csv, "jsonl": table.to_json, "parquet": table.to_parquet}[ending](file)
     found = distributions(("chef", "pilot", "nurse"), file, attributes=GENDER, prompts={"nurse": (0.25, 0.75)})
     np.testing.assert_allclose(found, [[0.3, 0.7], [0.5, 0.5], [0.25, 0.75]])
+
+
+def test_a_table_may_be_a_folder_with_a_file_for_each_split(tmp_path):
+    for split, row in (("train", "chef,0.2,0.8"), ("test", "pilot,0.9,0.1")):
+        (tmp_path / f"{split}.csv").write_text(f"subject,female,male\n{row}\n")
+    found = distributions(("chef", "pilot", "nurse"), tmp_path, attributes=GENDER)
+    np.testing.assert_allclose(found, [[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
 
 
 def test_a_row_is_of_whom_it_names_in_its_very_letters(tmp_path):

@@ -40,8 +40,12 @@ custom_call_target="__cudnn$convForward"
   %out = bf16[4,8,8,16]{3,2,1,0} get-tuple-element(%conv.1), index=0
   %conv.2 = (bf16[4,8,8,3]{3,2,1,0}, u8[0]{0}) custom-call(%out, %kernel), dim_labels=b01f_o01i->b01f, \
 custom_call_target="__cudnn$convBackwardInput"
+  %conv.3 = (bf16[16,5,5,3]{3,2,1,0}, u8[0]{0}) custom-call(%images, %out), dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$convBackwardFilter"
   %fusion.2 = bf16[2,64,16]{2,1,0} fusion(%a, %b), kind=kCustom, calls=%fused_dot
   %fmha = (bf16[2,64,8,40]{3,2,1,0}, u8[0]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax"
+  %pulled = (bf16[2,64,8,40]{3,2,1,0}, bf16[2,78,8,40]{3,2,1,0}, bf16[2,78,8,40]{3,2,1,0}, u8[0]{0}) \
+custom-call(%q, %k, %k, %q), custom_call_target="__cudnn$fmhaSoftmaxBackward"
   ROOT %while = (f32[100]{0}) while(%start), condition=%less, body=%body
 }
 """
@@ -52,8 +56,10 @@ custom_call_target="__cudnn$convBackwardInput"
     [
         ("cuDNN convForward", 2 * (4 * 8 * 8 * 16) * (5 * 5 * 3), 4 * 8 * 8 * (3 + 16) + 16 * 5 * 5 * 3),
         ("cuDNN convBackwardInput", 2 * (4 * 8 * 8 * 16) * (5 * 5 * 3), 4 * 8 * 8 * (3 + 16) + 16 * 5 * 5 * 3),
+        ("cuDNN convBackwardFilter", 2 * (4 * 8 * 8 * 16) * (5 * 5 * 3), 4 * 8 * 8 * (3 + 16) + 16 * 5 * 5 * 3),
         ("products of matrices", 2 * 2 * 64 * 32 * 16, 2 * (64 * 32 + 32 * 16 + 64 * 16)),
         ("cuDNN fmhaSoftmax", 2 * 2 * (2 * 8) * 64 * 78 * 40, 2 * 8 * 40 * (2 * 64 + 2 * 78)),
+        ("cuDNN fmhaSoftmaxBackward", 5 * 2 * (2 * 8) * 64 * 78 * 40, 2 * 8 * 40 * (3 * 64 + 4 * 78)),
         ("loop_add_fusion", 0, 2 * 3 * 100),  # float32, twice a bfloat16; of the loop's body, once
     ],
 )
@@ -64,7 +70,7 @@ def test_flops_and_bytes_of_a_kernel(kind, flops, numbers):
 
 
 def test_what_takes_no_time_is_no_kernel():
-    assert len(kernels(PROGRAM)) == 5
+    assert len(kernels(PROGRAM)) == 7
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,13 @@ def test_a_target_over_three_attributes_is_counted_by_pairs_too():
     np.testing.assert_allclose(scoring.wished(("gender", "age"), wished), np.array([6, 9, 24, 27]) / 66)
 
 
+def test_a_target_is_even_where_it_is_for_every_prompt():
+    scoring = Scoring((GENDER, AGE), ("gender",))
+    assert scoring.is_even(("gender",), np.array([[0.5, 0.5], [0.5, 0.5]])) is True
+    assert scoring.is_even(("gender",), np.array([[0.9, 0.1], [0.1, 0.9]])) is False  # not on average alone
+    assert scoring.is_even(("age",), np.array([[0.5, 0.5]])) is None
+
+
 def test_thirds_that_are_rounded_up_are_a_distribution_all_the_same():
     """In float32 three thirds are more than 1, which is no probability: of one it has no floor."""
     third = np.float32(1 / 3)
@@ -110,7 +117,7 @@ def test_each_measure_has_an_interval_a_floor_and_a_value_without_it():
 
 
 def test_each_class_has_an_interval_of_its_share():
-    """That of a class which is never shown ends where that is no longer likely; more prompts narrow the others."""
+    """That of a class which all show, or none, ends where that is no longer likely; more prompts narrow the others."""
     target, rng = np.full(3, 1 / 3), np.random.default_rng(0)
     widths = []
     for prompts in (6, 60):
@@ -119,6 +126,8 @@ def test_each_class_has_an_interval_of_its_share():
         assert all(low <= found["frequencies"][name] <= high for name, (low, high) in ranges.items())
         assert ranges[TONE.classes[2]] == [0, pytest.approx(1 - 0.025 ** (1 / (32 * prompts)))]
         widths.append(np.ptp(ranges[TONE.classes[0]]))
+        all_of_one = of_tones(np.tile([1.0, 0, 0], (prompts, 1)), 32, rng, target)["frequencies_interval"]
+        assert all_of_one[TONE.classes[0]] == [pytest.approx(0.025 ** (1 / (32 * prompts))), 1]
     # drawn anew twice, images and prompts: 0.6 of 32 images varies by root(0.24 / 32) in each
     # and wider for six prompts, by root(6 / 5) of Student's 2.57 in place of 1.96
     expected = [2 * z * np.sqrt(2 * 0.24 / 32 / prompts) for prompts, z in ((6, 2.82), (60, 2.02))]
@@ -173,6 +182,9 @@ def test_a_divergence_that_is_infinite_for_some_prompts_has_no_mean():
         assert found[f"divergence{key}"] is None
     alone = mean(prompts[1:2])["tone"] | intervals(scoring, prompts[1:2], target[None])["tone"]
     assert alone["divergence"] == 0 and alone["divergence_infinite"] == 0
+    only = np.array([1.0, 0, 0])
+    twice = scoring.of_prompt({"tone": one_hot([0, 1, 2, 2], 3)}, np.ones(4, bool), only)
+    assert intervals(scoring, [twice], only[None])["tone"]["divergence_infinite"] == 1  # of two classes: one prompt
 
 
 def test_where_no_image_shows_a_face_every_measure_is_null():

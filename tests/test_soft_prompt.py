@@ -23,11 +23,11 @@ def table(params):
 
 
 def test_soft_tokens_start_as_distinct_existing_words(text_params):
-    soft = soft_prompt.init(table(text_params), 5, jax.random.key(1))["embedding"]
-    same = np.asarray(soft)[:, None] == np.asarray(table(text_params))[None]
-    words = {int(word) for word in same.all(axis=-1).argmax(axis=1)}
-    assert same.all(axis=-1).sum() == 5
-    assert len(words) == 5
+    for count in (5, V):
+        soft = soft_prompt.init(table(text_params), count, jax.random.key(1))["embedding"]
+        same = np.asarray(soft)[:, None] == np.asarray(table(text_params))[None]
+        words = {int(word) for word in same.all(axis=-1).argmax(axis=1)}
+        assert same.all(axis=-1).sum() == len(words) == count
 
 
 def test_soft_tokens_can_start_from_given_words(text_params):

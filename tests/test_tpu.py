@@ -93,6 +93,12 @@ def test_devices_that_do_not_say_what_memory_they_have_are_one_line(monkeypatch)
         parallel.memory_left(mesh)
 
 
+def test_the_memory_that_is_left_is_what_nothing_is_in(monkeypatch):
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 80 << 30, "bytes_in_use": 3 << 30})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert parallel.memory_left(SimpleNamespace(devices=np.array([device]), local_devices=[device])) == 77 << 30
+
+
 @compiles
 def test_several_slices_are_one_row(monkeypatch):
     """Each of them in one piece; what crosses them crosses once."""

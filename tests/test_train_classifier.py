@@ -225,6 +225,13 @@ def test_the_balanced_loss_is_the_mean_of_the_classes_means():
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_adversary_moves_each_picture_as_far_as_it_may_to_a_larger_loss():
+    images, uphill = np.random.default_rng(0).normal(size=(2, 4, 6, 6, 3)).astype(np.float32)
+    moved = learning.against(lambda x: (uphill * x).sum(), jax.numpy.asarray(images), 0.5, jax.random.key(0)) - images
+    np.testing.assert_allclose(np.sqrt((moved**2).sum((1, 2, 3))), 0.5, rtol=1e-4)
+    assert ((uphill * moved).sum((1, 2, 3)) > 0).all()
+
+
 def test_faces_are_cut_out_of_photographs_and_missing_ones_are_told(tmp_path, monkeypatch):
     """Photographs of different sizes, one of them larger than the canvas: the same face, in the same place."""
     monkeypatch.setattr(chips, "_BATCH", 3)  # so that the last one is not full
