@@ -271,3 +271,26 @@ def test_the_floor_of_the_frechet_distance_is_of_one_half_from_the_other():
     found = preserved({"before": x}, {"before": np.zeros((2, 6), int)})
     halves = (x[:, start::2].reshape(-1, 3) for start in (0, 1))
     assert found["frechet_floor"] == pytest.approx(frechet(*halves))
+
+
+def test_what_must_change_is_felt_less_only_where_both_images_show_a_face():
+    """Without one in the frozen image nobody knows where in it the same face would be."""
+    rng, box = np.random.default_rng(0), np.tile(np.array([[1.0, 1, 3, 3]]), (4, 1))
+    images, original = rng.normal(size=(2, 4, 4, 4, 3))
+    judged = [SimpleNamespace(faces=SimpleNamespace(boxes=box), has_face=np.array(shown)) for shown in
+              ([True, True, False, False], [True, False, True, False])]  # fmt: skip
+    step = SimpleNamespace(
+        judges=SimpleNamespace(
+            judge=SimpleNamespace(squares=lambda faces: faces.boxes),
+            meaning=lambda params, images: [images.reshape(len(images), -1)],
+        ),
+        loss=SimpleNamespace(factor2={}), _factors=lambda named: [0.2], _in_chunks=lambda function, *of: function(*of),
+    )  # fmt: skip
+
+    def change(images, *labels):
+        pairs = steps.Pairs(images, original, *judged, [np.full(4, labels[0])], [np.full(4, labels[1])])
+        return steps.Step._change(step, pairs, SimpleNamespace(judges={})).sum()
+
+    must, need_not = (jax.grad(change)(images, *labels) for labels in ((1, 0), (0, 0)))
+    np.testing.assert_allclose(must[0, 1:3, 1:3], 0.2 * need_not[0, 1:3, 1:3], rtol=1e-5)
+    np.testing.assert_array_equal(must[1:], need_not[1:])

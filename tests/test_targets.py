@@ -156,12 +156,19 @@ def test_a_class_of_probability_zero_is_never_a_target(size, classes):
     np.testing.assert_allclose(found.q[0].sum(), size, rtol=1e-5)
 
 
+def test_of_what_is_certain_there_is_a_target_at_a_threshold_of_none():
+    found = solve(random_probs(0, 5, 2), np.array([0.0, 1.0]), np.arange(5) < 4, KEY, threshold=0.0)
+    assert found.labels[0].tolist() == [1, 1, 1, 1, -1]
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_images_that_look_alike_share_alike(classes):
-    probs = np.repeat(random_probs(5, 1, classes)[0], 6, axis=0)
+    """Also where two that show no face look like the others."""
+    probs = np.repeat(random_probs(5, 1, classes)[0], 8, axis=0)
     wished = np.arange(1, classes + 1) / (classes * (classes + 1) / 2)
-    q = solve((probs,), wished, np.ones(6, bool), KEY).q[0]
-    np.testing.assert_allclose(q, np.tile(wished, (6, 1)), atol=1e-5)
+    valid = np.arange(8) < 6
+    q = solve((probs,), wished, valid, KEY).q[0]
+    np.testing.assert_allclose(q, np.where(valid[:, None], wished, 0), atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
