@@ -68,3 +68,30 @@ def test_accelerators_keep_autodiffs_program(platform, monkeypatch):
         for way in convolution.WAYS
     )
     assert usual == ours
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_convolution_of_doubled_images_is_that_of_them_without_making_them(platform, monkeypatch):
+    """Its gradients, too, and for less than half of the products."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 4, 6, 16)), jax.random.normal(keys[1], (3, 3, 16, 8))
+    monkeypatch.setattr(layers, "device", lambda: (platform, platform))
+
+    def pulled(way):
+        def run(x, kernel):
+            y, pull_back = jax.vjp(way, x, kernel)
+            return y, *pull_back(jax.random.normal(keys[2], y.shape))
+
+        return jax.jit(run)(x, kernel), jax.jit(way).lower(x, kernel).compile().cost_analysis()["flops"]
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x.repeat(2, 1).repeat(2, 2), kernel, (1, 1), ((1, 1), (1, 1)), **HOW)
+
+    (wanted, all_products), (found, few) = pulled(plain), pulled(layers.convolve_doubled)
+    for theirs, ours in zip(wanted, found, strict=True):
+        # sums of at most 200 products of normal numbers, taken in another order
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-5)
+    assert few < 0.6 * all_products  # with the sums of weights, which are much of it for so small an image
+    half = layers.convolve_doubled(x.astype(jnp.bfloat16), kernel)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), wanted[0], atol=0.02 * np.abs(wanted[0]).max())

@@ -25,6 +25,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+_IMAGES = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
 def conv(
     inputs: int,
     outputs: int,
@@ -67,6 +70,41 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: S
     unstrided = jax.custom_vjp(plain)
     unstrided.defvjp(lambda *arguments: (plain(*arguments), arguments), backward)
     return unstrided(x, kernel)
+
+
+def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution by [3, 3, c, d], with the images' size kept, of images [n, h, w, c] doubled by nearest neighbour.
+
+    Of the nine pixels that a kernel sees there, several are the same one of the small image. With their weights added
+    first four are left: 4/9 of the products, and the large image is never made. That is the transpose of a convolution
+    by [4, 4, d, c] with a stride of 2, for which accelerators have kernels; on CPUs, one by 2 x 2 for each of the four
+    places that a pixel of the small image has in the large one is quicker (`benchmarks/upsampling.py`).
+    """
+    wide = kernel.astype(jnp.float32)  # sums of many weights are rounded once
+    if device()[0] == "cpu":
+        return _by_place(x, wide).astype(x.dtype)
+    wide = sum(jnp.pad(wide, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1))
+    turned = wide[::-1, ::-1].swapaxes(2, 3).astype(x.dtype)
+    n, height, width, _ = x.shape
+    large = jax.ShapeDtypeStruct((n, 2 * height, 2 * width, kernel.shape[3]), x.dtype)
+    halve = partial(lax.conv_general_dilated, rhs=turned, window_strides=(2, 2), padding=((1, 1), (1, 1)), **_IMAGES)
+    (y,) = jax.linear_transpose(halve, large)(x)
+    return y
+
+
+def _by_place(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def joined(kernel: jax.Array, place: int) -> jax.Array:
+        """With those of its three rows as one that see the same row, from an even row of the large image or an odd."""
+        split = 1 + place
+        return jnp.stack([kernel[:split].sum(0), kernel[split:].sum(0)])
+
+    def part(row: int, column: int) -> jax.Array:
+        own = joined(joined(kernel, row).swapaxes(0, 1), column).swapaxes(0, 1).astype(x.dtype)
+        return convolve(x, own, (1, 1), tuple((1 - place, place) for place in (row, column)), **_IMAGES)
+
+    rows = [jnp.stack([part(row, column) for column in (0, 1)], axis=3) for row in (0, 1)]
+    n, height, width, _ = x.shape
+    return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, -1)
 
 
 def layer_norm(channels: int, epsilon: float, *, rngs: nnx.Rngs, dtype: Dtype = None) -> nnx.LayerNorm:
@@ -168,11 +206,12 @@ class Upsample2D(nnx.Module):
         self.conv = conv(channels, channels, 3, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
-        for axis, target in zip((1, 2), size or (2 * x.shape[1], 2 * x.shape[2]), strict=True):
-            if target == 2 * x.shape[axis]:
-                x = jnp.repeat(x, 2, axis)
-            else:  # an odd size was halved on the way down
-                x = jnp.take(x, jnp.arange(target) * x.shape[axis] // target, axis)
+        doubled = 2 * x.shape[1], 2 * x.shape[2]
+        if (size or doubled) == doubled:
+            x = x.astype(self.conv.dtype or x.dtype)
+            return convolve_doubled(x, self.conv.kernel[...]) + self.conv.bias[...].astype(x.dtype)[None, None, None]
+        for axis, target in zip((1, 2), size, strict=True):  # an odd size was halved on the way down
+            x = jnp.take(x, jnp.arange(target) * x.shape[axis] // target, axis)
         return self.conv(x)
 
 
