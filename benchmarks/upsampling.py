@@ -10,8 +10,6 @@ of two prompts an image, and of its decoder, in bfloat16; or those of the embedd
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from unittest import mock
 
 import jax
@@ -20,6 +18,7 @@ from jax import lax
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attention import milliseconds, relative
 from fairjax.models import layers
 
 SIZES = {
@@ -52,16 +51,6 @@ def gradient(way):
     return lambda x, kernel, g: jax.vjp(lambda x: way(x, kernel), x)[1](g)[0]
 
 
-def milliseconds(run, arguments, repeats: int) -> float:
-    jax.block_until_ready(run(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="sd15")
@@ -77,9 +66,9 @@ def main() -> None:
         large = (small[0], 2 * side, 2 * side, channels)
         x, g = (jax.random.normal(key, shape, dtype) for key, shape in zip(keys[:2], (small, large), strict=True))
         kernel = (jax.random.normal(keys[2], (3, 3, channels, channels)) / (9 * channels) ** 0.5).astype(dtype)
-        exact = usual(x, kernel).astype(jnp.float32)
+        exact = usual(x, kernel)
         for name, way in WAYS.items():
-            apart = jnp.linalg.norm(way(x, kernel).astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+            apart = relative(way(x, kernel), exact)
             forward = milliseconds(jax.jit(way), (x, kernel), options.repeats)
             back = milliseconds(jax.jit(gradient(way)), (x, kernel, g), options.repeats)
             shown = f"{rows} x {side} x {side} x {channels}"
