@@ -22,6 +22,7 @@ _LABEL = "made_by"
 """The key under which a PNG says what made it: only one that says the same is kept, whatever its name."""
 
 _NAMED = re.compile(rf"\d{{2,}}-.*-\d{{3,}}-({BASE}|{AFTER})\.png")
+"""What `Gallery.path` calls its files."""
 
 _BATCH, _SHOWN = 64, 16
 """How many images are made together; how many a grid shows side by side, and one below the other."""

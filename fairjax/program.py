@@ -86,12 +86,12 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
         try:
             try:
                 return main(sys.argv[1:] if argv is None else argv) or 0
-            finally:
+            except UserError as error:
+                print(f"error: {_line(str(error))}", file=sys.stderr)
+                return _leaving(2)
+            finally:  # here, where it is told what is wrong with an output; when Python ends would be too late
                 if out is not None:
                     out.flush()
-        except UserError as error:
-            print(f"error: {_line(str(error))}", file=sys.stderr)
-            return _leaving(2)
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _unread(out):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # else Python would complain when it ends

@@ -146,6 +146,18 @@ def test_who_reads_no_further_hears_no_more(run):
             assert ended.stderr == b"" and ended.returncode in (0, 1)
 
 
+def test_a_mistake_is_told_though_nobody_reads_what_was_printed_before_it():
+    said = "from fairjax.program import UserError, command\ndef main(argv): print(3); raise UserError('wrong')\n"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{said}raise SystemExit(command(main)([]))"],
+        stdout=writing, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    os.close(writing)
+    assert ended.stderr == b"error: wrong\n" and ended.returncode == 1
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_encoding_of_the_output_will_do(run, encoding):
     asked = [sys.executable, "-m", "fairjax.status", str(run(40))]

@@ -25,6 +25,7 @@ _FAIR = "an exactly fair model"
 _FAR = 0.3
 """How far below the middle of a row the last of many dots beside each other is, in rows."""
 _SAME = 1e-6
+"""Marks that are closer are one."""
 _CURVE_POINTS = 200
 _MOST_JOINT = 16
 

@@ -80,10 +80,10 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     by [4, 4, d, c] with a stride of 2, for which accelerators have kernels; on CPUs, one by 2 x 2 for each of the four
     places that a pixel of the small image has in the large one is quicker (`benchmarks/upsampling.py`).
     """
-    wide = kernel.astype(jnp.float32)  # sums of many weights are rounded once
+    kernel = kernel.astype(jnp.float32)  # sums of weights are rounded once
     if device()[0] == "cpu":
-        return _by_place(x, wide).astype(x.dtype)
-    wide = sum(jnp.pad(wide, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1))
+        return _by_place(x, kernel)
+    wide = sum(jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1))
     turned = wide[::-1, ::-1].swapaxes(2, 3).astype(x.dtype)
     n, height, width, _ = x.shape
     large = jax.ShapeDtypeStruct((n, 2 * height, 2 * width, kernel.shape[3]), x.dtype)
@@ -93,6 +93,8 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _by_place(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve_doubled` as four convolutions of the small image, whose results lie between each other."""
+
     def joined(kernel: jax.Array, place: int) -> jax.Array:
         """With those of its three rows as one that see the same row, from an even row of the large image or an odd."""
         split = 1 + place
