@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -72,8 +73,9 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
     """Makes `main(argv)` a program: it returns an exit code and tells the user's mistakes on stderr.
 
     0 is success (or what `main` returns), 2 a `UserError` or what the system refuses, such as to write to a full disk,
-    130 an interrupt, 1 without a word where nobody reads on (`| head`). Anything else is our fault and keeps its
-    traceback. What the encoding of the output does not have is written in plainer characters.
+    130 an interrupt (the signal itself, once `main` has returned), 1 without a word where nobody reads on (`| head`).
+    Anything else is our fault and keeps its traceback. What the encoding of the output does not have is written in
+    plainer characters.
     """
 
     @functools.wraps(main)
@@ -106,6 +108,9 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
                 traceback.print_exc()
             _leaving(1)
             raise
+        finally:
+            if argv is None:  # the process is over: Python, which tidies up, would answer Ctrl-C with a traceback
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return program
 

@@ -50,4 +50,5 @@ def test_a_second_ctrl_c_ends_at_once(small_world, tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=20)
-    assert process.returncode in (130, TO_GO_ON) and "Traceback" not in error  # TO_GO_ON: faster than the second
+    # 130, which is also what a shell calls the signal; TO_GO_ON: faster than the second
+    assert process.returncode in (130, -signal.SIGINT, TO_GO_ON) and "Traceback" not in error

@@ -1,6 +1,7 @@
 """Configuration: YAML and command line give typed, frozen values; every mistake is said in one line."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,19 @@ def test_a_program_exits_with_one_line_and_code_2_without_importing_jax():
     )
     run = subprocess.run([sys.executable, "-c", source, "--steps", "x"], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", "error: steps = 'x': must be an integer\n")
+
+
+def test_ctrl_c_while_python_tidies_up_is_no_traceback():
+    source = (
+        "import atexit, sys, time\nfrom fairjax import program\n"
+        "@atexit.register\ndef tidy():\n    print('over', flush=True)\n    time.sleep(60)\n"
+        "@program.command\ndef main(argv):\n    pass\n"
+        "sys.exit(main())"
+    )
+    run = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "over\n"
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=20)[1] == "" and run.returncode == -signal.SIGINT
 
 
 def test_help_is_grouped_by_section_with_descriptions_and_defaults(capsys):
