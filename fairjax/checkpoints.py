@@ -26,6 +26,8 @@ State = Any
 DAMAGED = "damaged"
 """Where checkpoints go that are not what was written."""
 
+_DISCARDED = ".discarded"
+
 
 class Unsaved(OSError):
     """A checkpoint that could not be written, and why, in one line. Those before it are as they were."""
@@ -136,8 +138,9 @@ class Checkpoints:
         by_number = (n for n in whole if self._keep_every and not n % self._keep_every)
         stay = {*whole[-self._keep :], self.best, *by_number}
         for old in (self._folder / str(n) for n in whole if n not in stay):
-            (old / SUMS).unlink()  # first: what is half deleted is no checkpoint
-            shutil.rmtree(old)
+            old.rename(old.with_suffix(_DISCARDED))  # first: what is half deleted is no checkpoint
+        for discarded in self._folder.glob(f"*{_DISCARDED}"):  # also those of a program that was killed while here
+            shutil.rmtree(discarded)
 
     def _unsaved(self, step: int, error: OSError | ValueError) -> Unsaved:
         """What to raise, with nothing left of the checkpoint; raises the error itself where it is no disk's fault."""

@@ -197,3 +197,22 @@ def test_the_newest_stay_and_every_so_many_and_the_best(tmp_path):
     kept.close()
     stayed = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()}
     assert stayed == {4, 6, 8, 10, 11} and newest(tmp_path / "checkpoints") == (11, 11)
+
+
+@pytest.mark.faults("a kill while a checkpoint is let go of")
+def test_one_that_was_half_deleted_is_no_checkpoint_and_goes_with_the_next(folder, monkeypatch):
+    def killed(checkpoint):
+        largest(checkpoint).unlink()
+        raise KeyboardInterrupt
+
+    kept = Checkpoints(folder, keep=3)
+    with monkeypatch.context() as context:
+        context.setattr(checkpoints.shutil, "rmtree", killed)
+        kept.save(4, STATE)
+        with pytest.raises(KeyboardInterrupt):
+            kept.finish()
+    assert sorted(path.name for path in folder.iterdir()) == ["1.discarded", "2", "3", "4"]
+    kept = Checkpoints(folder, keep=3)
+    kept.save(5, STATE)
+    kept.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "4", "5"]

@@ -306,6 +306,18 @@ def test_of_other_words_alone_nothing_is_said_of_a_finetuning(results, tmp_path)
     assert "finetuning" not in page and "held out:" not in page
 
 
+def test_only_what_the_table_has_is_explained(results, tmp_path):
+    def told():
+        report.write(tmp_path / "page.html", results, ATTRIBUTES, [], [], "", {})
+        return (tmp_path / "page.html").read_text().lower()
+
+    assert told().count("like what is asked for") == 3  # a row of each table, and what it means
+    without = {key: value for key, value in PRESERVED.items() if key != "alignment"}
+    results["preservation"] = {"image_semantics": dict.fromkeys(KINDS, without)}
+    assert told().count("like what is asked for") == 1
+    assert "cosine of picture and prompt" not in told()
+
+
 def test_the_ticks_of_a_plot_lie_where_they_say(results):
     for plot in (plots.dumbbell(results, GENDER), *plots.sweep(results, "skin_tone")):
         drawn = report.dots(plot)
