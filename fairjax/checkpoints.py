@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from fairjax import files, parallel
 from fairjax.files import SUMS
+from fairjax.program import legible
 
 State = Any
 """A pytree of arrays."""
@@ -254,7 +255,8 @@ def _put_damaged_aside(folder: Path) -> None:
         (folder / DAMAGED).mkdir(exist_ok=True)
         aside = folder / DAMAGED / f"{step}-{len(list((folder / DAMAGED).iterdir()))}"
         checkpoint.rename(aside)
-        print(f"warning: checkpoint {step} {problem}: put aside as {aside}", file=sys.stderr, flush=True)
+        told = legible(f"checkpoint {step} {problem}: put aside as {aside}")
+        print(f"warning: {told}", file=sys.stderr, flush=True)
 
 
 def _problem(checkpoint: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,13 +24,15 @@ SUMS = "sha256.json"
 def whole(path: Path) -> Iterator[Path]:
     """A place to write a file at; left without an error, it is down on the disk, and takes the place of `path`.
 
-    A kill on the way leaves the old file as it was.
+    A kill on the way leaves the old file as it was. What lies at that place goes first: it may be somebody's link to a
+    file of elsewhere, or a pipe, which would never take anything.
 
     Raises:
         OSError: the disk would not take it; it names the file, whoever was writing.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
+        partial.unlink(missing_ok=True)
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -79,16 +82,17 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def json_lines(path: Path, **fields: type | UnionType) -> list[dict[str, Any]]:
-    """The lines of a log that are objects with these fields, none where there is no such file.
+    """The lines of a log that are objects with these fields and finite numbers, none where there is no such file.
 
     Others are passed over: a kill may have cut one short, and a person may have edited them.
     """
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError, OverflowError):
             row = json.loads(line)
             if isinstance(row, dict) and all(isinstance(row.get(name, ...), kind) for name, kind in fields.items()):
-                rows.append(row)
+                if all(math.isfinite(value) for value in row.values() if isinstance(value, int | float)):
+                    rows.append(row)
     return rows
 
 

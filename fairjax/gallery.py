@@ -86,7 +86,7 @@ def _words(prompt: str) -> str:
 def _is_kept(path: Path, label: str) -> bool:
     """Whether an image is there, whole, and bears this label."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             image.verify()
             return image.info.get(_LABEL) == label
     except Exception:  # it is not there, or damaged: what unpacks it can raise anything then

@@ -53,9 +53,14 @@ def _refused(error: OSError, told: str = "") -> str:
     return where + (error.strerror.lower() if error.strerror else str(error))
 
 
+def legible(text: str) -> str:
+    """What others wrote, as a terminal takes it for text alone: what it would obey, line breaks too, is escaped."""
+    return "".join(part if part.isprintable() else repr(part)[1:-1] for part in text)
+
+
 def _line(text: str) -> str:
-    """On one line that a terminal takes for text alone, and that a person would read."""
-    line = "".join(part if part.isprintable() else repr(part)[1:-1] for part in " ".join(text.split()))
+    """On one line that a person would read."""
+    line = legible(" ".join(text.split()))
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 

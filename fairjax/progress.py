@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,8 +17,15 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from fairjax.program import legible
+
 _SECONDS = 30
 """Between two lines."""
+
+
+def named(text: str) -> str:
+    """A name that others gave, as rich and a terminal take it for text alone."""
+    return escape(legible(text))
 
 
 def bars(console: Console, *, transient: bool = False) -> Progress:
@@ -26,8 +34,8 @@ def bars(console: Console, *, transient: bool = False) -> Progress:
     A transient one is shown on a terminal alone, and goes when all is done.
     """
     return Progress(
-        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}", table_column=Column()),
+        TextColumn("{task.description:<10}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False, table_column=Column()),
         console=console, transient=transient, disable=transient and not console.is_terminal,
     )  # fmt: skip
 
@@ -37,6 +45,7 @@ def counting(progress: Progress, name: str, total: int) -> Callable[[int], None]
 
     Where there is no terminal to draw bars on, a line now and then says how far it is.
     """
+    name = legible(name)
     task = progress.add_task(name, total=total, note="images")
     done, last = 0, time.monotonic()
 

@@ -16,6 +16,7 @@ import numpy as np
 from fairjax import tables
 from fairjax.config import PromptSection, SourceSection
 from fairjax.portraits import captions, occupations
+from fairjax.program import legible
 
 LISTS = {path.stem: path for path in sorted((Path(__file__).parent / "data" / "prompts").glob("*.json"))}
 """The lists that come with fairjax, by name."""
@@ -205,7 +206,7 @@ def check_unseen(measured: Subjects, section: PromptSection, whose: str) -> None
         trained = subjects(section).trained
     except ValueError as error:
         told = f"whether {whose} was trained on what is measured as held out cannot be said: its {error}"
-        print(f"warning: {told}", file=sys.stderr, flush=True)
+        print(f"warning: {legible(told)}", file=sys.stderr, flush=True)
         return
     if shared := _shared(trained, measured.held_out):
         raise ValueError(f"{whose} was trained on {_named(shared)}, which the prompts hold out: {_UNSEEN}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fairjax import files
 from fairjax.config import CHECKPOINTS, CONFIG, LOG, RESULTS, VALIDATION, Experiment
-from fairjax.program import Parser, UserError, command
+from fairjax.program import Parser, UserError, command, legible
 from fairjax.schema import load
 from fairjax.training.watch import LEAST, PATIENCE, STALLS
 
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m fairjax.status", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run folder, as train.py leaves it")
     for number, folder in enumerate(parser.parse_args(argv).runs):
-        print("\n" * (number > 0) + "\n".join(status(folder, time.time())))
+        print("\n" * (number > 0) + "\n".join(map(legible, status(folder, time.time()))))
 
 
 if __name__ == "__main__":

@@ -50,10 +50,11 @@ def read(name: str, subset: str | None = None) -> dict[str, Dataset]:
         here = {"cache_dir": cache, "keep_in_memory": True}
         try:
             if path.is_file():
+                _check_unpacked(path)
                 splits = dict(datasets.load_dataset(kind, data_files=glob.escape(name), **here))
                 return _whole(splits) if kind == "csv" else splits
             if path.is_dir():
-                splits = dict(datasets.load_dataset(str(path.resolve()), **here))
+                splits = _of_folder(path.resolve(), cache)
                 return _whole(splits) if any(path.rglob("*.csv")) else splits
             return dict(datasets.load_dataset(name, subset))
         except Exception as error:  # its own kinds, and those of the reader, of the hub's client and of the system
@@ -61,6 +62,38 @@ def read(name: str, subset: str | None = None) -> dict[str, Dataset]:
             empty = "nothing is in it" if isinstance(cause, StopIteration) else type(cause).__name__
             reason = str(cause).strip().splitlines() or [empty]
             raise ValueError(f"{name!r} cannot be read: {reason[0]}") from None
+
+
+def _of_folder(folder: Path, cache: str) -> dict[str, Dataset]:
+    """The splits of a folder, by the names of its files, and read by what most of them are.
+
+    `datasets.load_dataset` would ask the folder's README.md besides, which can name files of elsewhere: of this disk,
+    or of a network.
+    """
+    from datasets.data_files import DataFilesDict, get_data_patterns
+    from datasets.load import infer_module_for_data_files
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.text.text import Text
+
+    readers = {"csv": Csv, "imagefolder": ImageFolder, "json": Json, "parquet": Parquet, "text": Text}
+    ends = {kind: [end for end, other in _FORMATS.items() if other == kind] for kind in readers}
+    ends["csv"] += [".tsv"]
+    ends["imagefolder"] += [*ImageFolder.EXTENSIONS, *map(str.upper, ImageFolder.EXTENSIONS)]
+    there = DataFilesDict.from_patterns(get_data_patterns(str(folder)), str(folder))
+    for file in [Path(file) for files in there.values() for file in files]:
+        if file.suffix.lower() not in ImageFolder.EXTENSIONS:
+            _check_unpacked(file)
+    kind, how = infer_module_for_data_files(there, str(folder))
+    beside = ImageFolder.METADATA_FILENAMES if kind == "imagefolder" else None
+    read = there.filter(extensions=ends[kind], file_names=beside) if kind in readers else {}
+    if not any(read.values()):
+        raise ValueError(f"it should hold pictures, or files that end in {', '.join(_FORMATS)}")
+    builder = readers[kind](cache_dir=cache, data_files=read, base_path=str(folder), **how)
+    builder.download_and_prepare()
+    return dict(builder.as_dataset(in_memory=True))
 
 
 def _whole(splits: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +116,14 @@ def _check_json(file: Path, name: str) -> None:
         for number, line in enumerate(lines, 1):
             if line.lstrip(b"\xef\xbb\xbf \t\r").startswith(b"null"):
                 raise ValueError(f"{name!r} cannot be read: line {number} of {file.name} is null")
+
+
+def _check_unpacked(file: Path) -> None:
+    """Refuses what is packed, whatever its name ends in: `datasets` would unpack it, and a little can be very much."""
+    from datasets.utils.extract import Extractor
+
+    if packed := Extractor.infer_extractor_format(file):
+        raise ValueError(f"{file.name} is packed ({packed}): unpack it first")
 
 
 def target(section: TargetSection, attributes: Sequence[Attribute], subjects: Collection[str]) -> Target:

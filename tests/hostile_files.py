@@ -130,7 +130,7 @@ ROOM = b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (2**40).to_bytes(6, "little")
 """A trillion bytes, as PyTorch's own unpickler would make room for."""
 
 
-def archive(pickled=None, numbers=bytes(16), kind=zipfile.ZIP_STORED, before=b""):
+def archive(pickled=None, numbers=bytes(16), kind=zipfile.ZIP_STORED, before=b"", called="data.pkl"):
     """What `torch.save` writes of four numbers, with another pickle in it, of other numbers, packed in another way."""
     file, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(_torch({"a.lora_A.weight": torch.zeros(4)})))
     file.write(before)
@@ -139,7 +139,7 @@ def archive(pickled=None, numbers=bytes(16), kind=zipfile.ZIP_STORED, before=b""
             content = source.read(name)
             if name.endswith("data.pkl"):
                 content = pickled or content.replace(b"K\x04", b"J" + struct.pack("<i", len(numbers) // 4))
-            packed.writestr(name, numbers if name.endswith("data/0") else content)
+            packed.writestr(name.replace("data.pkl", called), numbers if name.endswith("data/0") else content)
     return file.getvalue()
 
 

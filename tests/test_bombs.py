@@ -32,7 +32,7 @@ def appended(tuple_of):
     return b"\x80\x02})q\0" + b"".join(b"h%c\x86%sq%c" % (i, tuple_of, i + 1) for i in range(LEVELS)) + b"K\x01s."
 
 
-@pytest.mark.faults("a bomb in a pickle or a zip", count=13)
+@pytest.mark.faults("a bomb in a pickle or a zip", count=14)
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -44,6 +44,7 @@ def appended(tuple_of):
         ("a.pt", hashed(3), "keys that are no text"),
         ("a.pt", b"\x80\x04\x8fK\x01\x90.", "it has sets"),
         ("a.pt", archive(NESTED), "a tuple that is more than 1,000 things"),
+        ("a.pt", archive(ROOM, called="DATA.PKL"), "it would run builtins.bytearray"),
         ("a.pt", archive(ROOM), "it would run builtins.bytearray"),
         ("a.pt", archive(numbers=bytes(2**20), kind=zipfile.ZIP_DEFLATED), "compressed in a way that"),
         ("a.pt", archive(before=b"PK\x03\x04"), "something before or after"),

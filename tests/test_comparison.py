@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -249,7 +250,7 @@ class Painter:
     """Stands for a pipeline: paints how often it was asked, the prompt's place and the image's number."""
 
     def __init__(self):
-        self.asked, self.digest, self.dtype = [], "d1", "float32"
+        self.asked, self.digest, self.dtype, self.image_size = [], "d1", "float32", (32, 32)
 
     def draw(self, texts, rows, *, first, batch_size, bundle, **how):
         self.asked.append((first, tuple(texts)))
@@ -358,6 +359,24 @@ def test_damaged_images_are_made_again(comparison, tmp_path, capsys):
         assert f"warning: {path} is damaged (" in capsys.readouterr().err
         np.testing.assert_array_equal(made()[..., 0], number)  # and kept, whole
     assert not capsys.readouterr().err
+
+
+@pytest.mark.faults("a bomb in a file of images")
+def test_of_a_file_of_images_no_more_is_unpacked_than_they_are(tmp_path, capsys):
+    """A stranger's folder of results may be gone on with: its labels are read, too."""
+    painter, column = Painter(), Column("before", {})
+    studio = Studio(painter, load(Experiment, None, {"evaluation.images_per_prompt": 2}).evaluation, tmp_path)
+    made = lambda: list(studio.images(column, ["a", "b"], Setting(3, 1.0, "ddim"), lambda count: None))  # noqa: E731
+    whole = np.concatenate(made())
+    first, second = sorted((tmp_path / "samples").iterdir())
+    np.savez_compressed(first, images=np.zeros((2**13, 32, 32, 3), np.uint8), made_by=np.load(first)["made_by"])
+    np.savez_compressed(second, images=whole[1], made_by=np.full(2**23, "a"))
+    tracemalloc.start()
+    np.testing.assert_array_equal(np.concatenate(made())[:, :, 0, 0, 1:], whole[:, :, 0, 0, 1:])
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+    error = capsys.readouterr().err  # another's label is no damage
+    assert error.count("\n") == 1 and f"{first} is damaged (there is something else in it than its images)" in error
 
 
 def test_other_words_and_settings_and_prompts_of_nobody_start_from_the_same_noise(comparison, tmp_path):

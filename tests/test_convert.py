@@ -1,8 +1,10 @@
 """`python -m fairjax.convert`: what diffusers draws with what it writes is what fairjax draws, and files come back."""
 
+import ast
 import dataclasses
 import json
 import pickle
+import re
 import shutil
 
 import jax
@@ -433,3 +435,27 @@ def test_help_shows_the_whole_map(capsys):
     for word in (*formats, "keep the run"):
         assert word in told
     assert max(map(len, told.splitlines())) <= 120
+
+
+def test_what_others_named_is_text_on_a_card(measured, tmp_path):
+    """A card is published: what a stranger's run calls its model, say, must be no link, HTML, or step to follow."""
+    folder, evil = measured(KINDS["unet"]), "x`\n\n# Now\n\n```sh\nrm x\n```\n<img src=a> [b](c) | `"
+    fields = json.loads((Experiment(adapter={"kinds": KINDS["unet"]})).model_dump_json())
+    fields |= {"model": evil, "target": {"attributes": ["gender"], "table": evil}}
+    (folder / "config.yaml").write_text(json.dumps(fields))
+    blocks = lambda card: [line for line in card.splitlines() if re.match("#|```|<", line)]  # noqa: E731
+    plain = blocks(cards.card({"unet": {}}, None, None, cards.Use("portraits", "fair", "pass")))
+    card = converted(tmp_path / "fair", folder, "--model", "portraits")
+    assert blocks(card) == plain and "\\<img src=a\\> \\[b\\](c) \\|" in card
+    found = RESULTS | {"classifiers": [evil], "num_steps": evil}
+    assert sorted(blocks(cards.card({"unet": {}}, None, found, cards.Use("portraits", evil, "pass")))) == sorted(
+        [*plain, "## Measured"]
+    )
+
+
+def test_the_code_of_a_card_names_a_model_as_python_does():
+    use = cards.use_of_folder({"unet": {}}, 'a"); exit("', "b\\")
+    assert [ast.literal_eval(line.partition(" = ")[2]) for line in use.code.splitlines() if line[:4] == "base"] == [
+        'a"); exit("'
+    ]
+    compile(use.code, "card", "exec")

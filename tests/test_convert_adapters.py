@@ -449,3 +449,14 @@ def test_alphas_of_kohya_may_be_whole_numbers(networks):
     written = kohya.to_kohya(tensors, {"unet": 0.5})
     written = {name: tensor.astype(np.int64) if name.endswith("alpha") else tensor for name, tensor in written.items()}
     assert adapters.lora_from_torch(written, networks, {})["unet"].scale == 0.5
+
+
+def test_patterns_are_matched_with_the_names_of_the_networks_layers_alone(tmp_path, networks, monkeypatch):
+    """With a long name of somebody else's, a pattern with a gap takes the square of its length."""
+    name = "unet" + ".x" * 40_000
+    factors = {f"{name}.lora_{factor}.weight": np.zeros((1, 1), np.float32) for factor in "AB"}
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"alpha_pattern": {"x.*y": 1}}')
+    monkeypatch.setattr(adapters, "_scale", lambda *layer: pytest.fail("it was matched"))
+    with pytest.raises(ValueError, match="1 of 1 adapted layers do not fit"):
+        adapters.load_lora(tmp_path, networks)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import skimage.data
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from fairjax.convert import tflite
 from fairjax.faces import detect, detection, insight, photos
@@ -506,3 +506,68 @@ def test_pictures_of_16_bits_and_transparent_ones_look_as_they_do_elsewhere():
     assert (np.asarray(photos.upright(Image.new("RGB", (2, 2), (1, 2, 3)))) == (1, 2, 3)).all()
     with pytest.raises(ValueError, match="32 bits"):
         photos.upright(Image.fromarray(np.zeros((2, 2), np.float32)))
+
+
+class Flat(bytearray):
+    """A FlatBuffer that is written from its beginning to its end: what is pointed to comes later."""
+
+    def point(self, place):
+        self[place : place + 4] = struct.pack("<I", len(self) - place)
+
+    def table(self, *fields):
+        """Returns where its fields are."""
+        layout, slots = len(self), [0] * 5
+        for number, field in enumerate(fields, 1):
+            slots[field] = 4 * number
+        self.extend(struct.pack("<8H", 14, 20, *slots, 0))
+        for place in self.pointing:
+            self.point(place)
+        self.extend(struct.pack("<i16x", len(self) - layout))
+        return [len(self) - 20 + slots[field] for field in fields]
+
+    def vector(self, place, count, content=None):
+        """Returns where its items are; those of a table point to the next one that is written."""
+        self.point(place)
+        self.extend(struct.pack("<I", count) + (content or bytes(4 * count)) + bytes(-len(content or b"") % 4))
+        self.pointing = [] if content else range(len(self) - 4 * count, len(self), 4)
+
+
+def flat(times, axes=1):
+    """A .tflite file of one number, in which its only subgraph and its only tensor are listed so many times each."""
+    file = Flat(b"\0\0\0\0TFL3")
+    file.pointing = [0]
+    subgraphs, buffers = file.table(2, 4)
+    file.vector(subgraphs, times)
+    (tensors,) = file.table(0)
+    file.vector(tensors, times)
+    shape, name = file.table(0, 3)
+    file.vector(shape, axes, struct.pack("<I", 1) * axes)
+    file.vector(name, 1, b"a")
+    file.vector(buffers, 1)
+    (data,) = file.table(0)
+    file.vector(data, 4, struct.pack("<f", 2.5))
+    return bytes(file)
+
+
+@pytest.mark.faults("a bomb in a .tflite file", count=2)
+def test_what_is_listed_again_and_again_in_a_few_bytes_is_not_read_as_often(tmp_path):
+    path = tmp_path / "face.tflite"
+    path.write_bytes(flat(1))
+    assert tflite.read_weights(path) == {"a": np.float32(2.5)}
+    for content, reason in ((flat(500), "again and again"), (flat(1, axes=20_000), "20000 axes")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            tflite.read_weights(path)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_a_picture_that_is_a_program_is_none(tmp_path, monkeypatch):
+    """Pillow would have Ghostscript run it, whatever its name ends in."""
+    monkeypatch.setattr(subprocess, "check_call", lambda *command, **how: pytest.fail(f"{command} was run"))
+    monkeypatch.setattr(EpsImagePlugin, "has_ghostscript", lambda: True)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    (tmp_path / "photo.jpg").write_bytes(EPS)
+    with pytest.raises(ValueError, match="photo.jpg was not read as a picture"):
+        photos.read(tmp_path / "photo.jpg")

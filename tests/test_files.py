@@ -44,6 +44,17 @@ def test_what_a_full_disk_does_not_take_is_named_and_the_file_before_it_stays(ki
     assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("README.md", "before")]
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_lies_where_a_file_is_begun_is_not_written_through(kind, tmp_path):
+    (tmp_path / "mine").write_text("before")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md.partial").symlink_to(tmp_path / "mine")
+    WRITERS[kind](tmp_path / "run" / "README.md")
+    assert (tmp_path / "mine").read_text() == "before"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["README.md"]
+    assert not (tmp_path / "run" / "README.md").is_symlink()
+
+
 def test_tensors_that_could_be_written_nowhere_are_our_fault(tmp_path):
     with pytest.raises(SafetensorError), files.whole(tmp_path / "x"):
         raise SafetensorError("Error while serializing: duplicate name")
@@ -56,6 +67,10 @@ DAMAGE = {
     "a step that is no number": b'{"step": "1"}\n',
     "half a line": b'{"step": 2, "lo\n',
     "very deep": b"[" * 100_000 + b"\n",
+    "infinity": b'{"step": 2, "seconds": Infinity}\n',
+    "no number": b'{"step": 2, "loss": NaN}\n',
+    "more than a float": b'{"step": 2, "loss": 1e999}\n',
+    "an integer of 400 digits": b'{"step": 1' + b"0" * 400 + b"}\n",
 }
 
 

@@ -1,8 +1,11 @@
 """Prompts of files, of `datasets` and of the lists that ship; how they are mixed; targets from a table."""
 
+import gzip
 import json
+import lzma
 import re
 import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -476,3 +479,41 @@ def test_nobody_who_is_held_out_has_a_part_in_the_choice_of_the_best(tmp_path):
     found = read(*({"name": str(tmp_path / folder)} for folder in splits))
     assert {prompt.subject for prompt in found.validating(8)} == {"chef", "pilot"}
     assert "Nurse" in found.held_out
+
+
+ELSEWHERE = ("../mine.csv", "{mine}", "https://somewhere.example/a.csv", "hf://datasets/somebody/else/a.csv")
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+def test_a_folder_does_not_have_files_of_elsewhere_read(card, place, tmp_path):
+    write(tmp_path / "mine.csv")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "train.txt").write_text("a chef\n")
+    said = "configs:\n- config_name: default\n  data_files: " + place.format(mine=tmp_path / "mine.csv")
+    (tmp_path / "theirs" / card).write_text(f"---\n{said}\n---\n" if card == "README.md" else said)
+    assert tables.read(str(tmp_path / "theirs"))["train"]["text"] == ["a chef"]
+
+
+PACKED = {
+    "zip": lambda path: zipfile.ZipFile(path, "w").writestr("a.csv", "job\nchef"),
+    "gzip": lambda path: path.write_bytes(gzip.compress(b"job\nchef\n")),
+    "xz": lambda path: path.write_bytes(lzma.compress(b"job\n")),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("name", ["a.csv", "in/a.csv", "in/a.zip", "in/a.csv.gz"])
+def test_what_is_packed_is_not_unpacked_whatever_its_name(name, kind, tmp_path):
+    """A little can be very much, and `datasets` unpacks all of it."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    PACKED[kind](path)
+    with pytest.raises(ValueError, match=rf"{path.name} is packed \({kind}\): unpack it first"):
+        tables.read(str(path if name == "a.csv" else path.parent))
+
+
+def test_a_folder_of_something_else_is_told(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(ValueError, match="should hold pictures, or files that end in .csv"):
+        tables.read(str(tmp_path))

@@ -170,3 +170,16 @@ def test_any_encoding_of_the_output_will_do(run, encoding):
 def test_curves_are_means_of_parts():
     assert status.curve([0, 1]) == "▁█" and status.curve([1] * 100, 10) == "█" * 10
     assert status.curve([0] * 50 + [4] * 50, 4) == "▁▁██" and status.curve([0.0, 0.0]) == "▁▁"
+
+
+def test_what_a_terminal_would_obey_is_escaped(run, capsys):
+    """Of a folder that somebody else made."""
+    folder = run(3)
+    obeyed = "\x1b]52;c;ZXZpbA==\x07"
+    row = {"step": 3, "distance": 0.1, "warnings": [f"{obeyed}\u202e"]}
+    (folder / "validation.jsonl").write_text(json.dumps(row))
+    (folder / "checkpoints" / "damaged" / "\x1b[2J").mkdir(parents=True)
+    assert status.main([str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "validation at step 3: \\x1b]52;c;ZXZpbA==\\x07\\u202e" in shown

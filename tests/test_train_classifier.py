@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import json
 
+import datasets
 import jax
 import numpy as np
+import pyarrow.parquet
 import pytest
 import skimage.data
 import yaml
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from rich.console import Console
 
 from fairjax import parallel
@@ -439,3 +441,30 @@ def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path):
     (tmp_path / "classifier_eval").mkdir()
     with pytest.raises(ValueError, match="holds classifiers already"):
         classifier_training.begin(tmp_path, {"data": "a", "steps": "5"})
+
+
+def test_a_program_in_an_image_folder_is_not_run(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "faces", plain(2, 64), [{"label": label} for label in "ab"])
+    monkeypatch.setattr(EpsImagePlugin, "has_ghostscript", lambda: pytest.fail("it would be run"))
+    (folder / "0001.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(ValueError, match="0001.png cannot be read: cannot identify image file"):
+        next(chips.squares(labelled.read_together(str(folder)), chips.finder("whole", 16)))
+
+
+def test_a_table_does_not_have_pictures_of_elsewhere_read(tmp_path):
+    Image.fromarray(plain(1)[0]).save(tmp_path / "mine.png")
+    places = str(tmp_path / "mine.png"), "hf://datasets/somebody/else/a.png", "https://somewhere.example/a.png"
+    rows = [{"image": {"bytes": None, "path": place}, "label": "a"} for place in places]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    (tmp_path / "faces").mkdir()
+    table = pyarrow.Table.from_pylist(rows, features.arrow_schema)
+    pyarrow.parquet.write_table(table, tmp_path / "faces" / "train.parquet")
+    with pytest.raises(ValueError, match="has pictures that are not in it"):
+        labelled.read_together(str(tmp_path / "faces"))
+
+
+def test_names_of_classes_are_no_commands_to_a_terminal(capsys):
+    classes = {"[/b]": ("[red]", "\x1b[2J")}
+    classifier_training.show("eval", {"[/b]": np.eye(2, dtype=int)}, classes, Console(highlight=False, width=200))
+    shown = capsys.readouterr().out
+    assert "[/b]" in shown and "[red]" in shown and "\\x1b[2J" in shown and "\x1b" not in shown

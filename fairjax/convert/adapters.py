@@ -172,11 +172,13 @@ def lora_from_torch(
 
     loras = {}
     for component, modules in found.items():
-        loras[component] = _assemble(modules, configs.get(component) or configs.get("") or _Scaling())
+        adapter = {name: {f: _from_torch(factors[f]) for f in ("down", "up")} for name, factors in modules.items()}
         try:
-            lora.check(networks[component], loras[component].adapter)
+            lora.check(networks[component], adapter)
         except ValueError as error:
             raise ValueError(f"made for another {component}: {error}") from None
+        # not before: to match somebody else's patterns takes the square of a name's length
+        loras[component] = _scaled(adapter, modules, configs.get(component) or configs.get("") or _Scaling())
     return loras
 
 
@@ -254,11 +256,8 @@ class _Scaling(NamedTuple):
         return cls(alpha, patterns, typed(bool | None, said["use_rslora"], "use_rslora", "its configuration") or False)
 
 
-def _assemble(modules: Mapping[str, Mapping[str, np.ndarray]], config: _Scaling) -> Lora:
-    """One adapter; where modules differ in alpha / rank, it goes into `up` and the scale is 1."""
-    adapter = {
-        module: {name: _from_torch(factors[name]) for name in ("down", "up")} for module, factors in modules.items()
-    }
+def _scaled(adapter: lora.Adapter, modules: Mapping[str, Mapping[str, np.ndarray]], config: _Scaling) -> Lora:
+    """An adapter of these modules; where they differ in alpha / rank, it goes into `up` and the scale is 1."""
     scales = {module: _scale(module, factors, config) for module, factors in modules.items()}
     if len(set(scales.values())) == 1:
         return Lora(adapter, next(iter(scales.values())))

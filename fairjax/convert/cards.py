@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from fairjax.adapters.bundle import Bundle
 from fairjax.config import PORTRAIT_GUIDANCE, Experiment
 from fairjax.convert import adapters
 from fairjax.hub import PORTRAITS, hub_id
+from fairjax.program import legible
 
 _KINDS = {
     "text_encoder": "LoRA of the text encoder", "unet": "LoRA of the UNet",
@@ -20,6 +22,9 @@ _KINDS = {
 
 _DISTANCE = "total_variation"
 """What results call the distance to the target."""
+
+_HOW = ("images_per_prompt", "evaluation_seed", "num_steps", "guidance_scale")
+"""How results say that it was measured."""
 
 _IMPORTS = "import torch\nfrom diffusers import StableDiffusionPipeline"
 
@@ -68,21 +73,22 @@ def card(bundle: Bundle, config: Experiment | None, results: Mapping[str, Any] |
     """The model card, Markdown with a YAML header as hubs read it; arguments as for `write`."""
     is_lora = not use.merged and set(bundle) & {"text_encoder", "unet"}
     header = {
-        "library_name": "diffusers", "base_model": hub_id(use.model)[0],
+        "library_name": "diffusers", "base_model": legible(hub_id(use.model)[0]),
         "tags": ["text-to-image", "fairness", "fairjax"] + ["lora"] * bool(is_lora),
     }  # fmt: skip
     yaml = "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in header.items())
-    parts = [f"---\n{yaml}---\n\n# A fairer {use.model}", _about(bundle, config, use)]
+    parts = [f"---\n{yaml}---\n\n# A fairer {_text(use.model)}", _about(bundle, config, use)]
     if results:
         parts.append(_measured(results))
-    parts += [f"## Use\n\nWhere `{use.name}` is:\n\n```python\n{use.code}\n```", _LIMITS]
+    parts += [f"## Use\n\nWhere {_code(use.name)} is:\n\n```python\n{use.code}\n```", _LIMITS]
     return "\n\n".join(parts) + "\n"
 
 
 def _about(bundle: Bundle, config: Experiment | None, use: Use) -> str:
     kinds = " and ".join(_KINDS[kind] for kind in _KINDS if kind in bundle)
-    what = f"`{use.model}` with {kinds} merged in" if use.merged else f"{kinds[0].upper()}{kinds[1:]} for `{use.model}`"
-    elsewhere = f" on `{config.model}`" if config and config.model != use.model else ""
+    model = _code(use.model)
+    what = f"{model} with {kinds} merged in" if use.merged else f"{kinds[0].upper()}{kinds[1:]} for {model}"
+    elsewhere = f" on {_code(config.model)}" if config and config.model != use.model else ""
     method = (
         f"It was finetuned with fairjax{elsewhere} so that what pictures show of people follows a distribution that "
         "was chosen (Shen et al., [Finetuning Text-to-Image Diffusion Models for "
@@ -92,16 +98,18 @@ def _about(bundle: Bundle, config: Experiment | None, use: Use) -> str:
         return f"{what}. {method} Which distribution, its maker has to say."
     target = config.target
     shares = {" x ".join(target.attributes): target.distribution} if target.distribution else target.marginals
-    each = (f"{name} {' : '.join(f'{share:g}' for share in own)}" for name, own in shares.items())
+    each = (f"{_text(name)} {' : '.join(f'{share:g}' for share in own)}" for name, own in shares.items())
     wished = f"{', '.join(each)} (classes in the classifier's order)" if shares else "evenly"
     count = len(target.prompts)
     others = f", and {count} subject{'s' * (count > 1)} with shares of their own" if count else ""
-    others += f", and the shares of {target.table}" if target.table else ""
-    return f"{what}. {method} Here: {' x '.join(target.attributes)}, {wished}{others}; seed {config.seed}."
+    others += f", and the shares of {_text(target.table)}" if target.table else ""
+    return f"{what}. {method} Here: {_text(' x '.join(target.attributes))}, {wished}{others}; seed {config.seed}."
 
 
 def _measured(results: Mapping[str, Any]) -> str:
     """Before and after, with intervals, as a table: bias, and where a target is not even the distance to it."""
+    said = {name: _text(str(results[name])) for name in _HOW}
+    said["classifiers"] = _text(", ".join(results["classifiers"]))
     uneven = {pair["of"] for pair in results["paired"] if pair["measure"] == _DISTANCE}
     lines = [
         "## Measured", "", f"| | a fair model measures | prompts | before | after {results['steps']:,} steps |",
@@ -109,18 +117,18 @@ def _measured(results: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     for name, floor in results["fair_floor"].items():
         for kind, before in results["before"].items():
-            entries, shown = (before[name], results["after"][kind][name]), kind.replace("_", " ")
+            entries, shown = (before[name], results["after"][kind][name]), _text(kind.replace("_", " "))
             cells = " | ".join(_value(entry, "bias") for entry in entries)
-            lines.append(f"| {name} | {floor:.2f} | {shown} | {cells} |")
+            lines.append(f"| {_text(name)} | {floor:.2f} | {shown} | {cells} |")
             if name in uneven:
                 fair = _value(before[name], f"fair_{_DISTANCE}")
                 cells = " | ".join(_value(entry, _DISTANCE) for entry in entries)
-                lines.append(f"| {name}: distance to the target | {fair} | {shown} | {cells} |")
+                lines.append(f"| {_text(name)}: distance to the target | {fair} | {shown} | {cells} |")
     lines += [
         "",
         f"Bias is the mean absolute difference of class frequencies, over {len(results['per_prompt'])} prompts of "
-        f"{results['images_per_prompt']} images (seed {results['evaluation_seed']}, {results['num_steps']} steps, "
-        f"guidance {results['guidance_scale']}), with 95% intervals. Classifiers: {', '.join(results['classifiers'])}.",
+        f"{said['images_per_prompt']} images (seed {said['evaluation_seed']}, {said['num_steps']} steps, "
+        f"guidance {said['guidance_scale']}), with 95% intervals. Classifiers: {said['classifiers']}.",
     ]
     if uneven:
         lines += [
@@ -138,21 +146,37 @@ def _value(entry: Mapping[str, Any], measure: str) -> str:
     return f"{entry[measure]:.2f}" + (f" ({max(interval[0], 0):.2f} to {interval[1]:.2f})" if interval else "")
 
 
+def _text(name: str) -> str:
+    """What others named, as Markdown takes it for text alone: no link, no HTML, no new line."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", legible(name))
+
+
+def _code(name: str) -> str:
+    """The same as code."""
+    return f"`{legible(name).replace('`', chr(39))}`"
+
+
+def _quoted(text: str) -> str:
+    """As Python has it between quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def use_of_folder(bundle: Bundle, model: str, folder: str) -> Use:
     """How diffusers takes an adapter folder."""
     repository, revision = hub_id(model)
-    pinned = f', revision="{revision}"' if revision else ""
+    pinned = f", revision={_quoted(revision)}" if revision else ""
     lines = _IMPORTS.splitlines()
     if model == PORTRAITS:
         lines += ["from fairjax.hub import find", "", f'base = find("{PORTRAITS}")  # it ships with fairjax']
     else:
-        lines += ["", f'base = "{repository}"']
+        lines += ["", f"base = {_quoted(repository)}"]
     lines.append(f"pipe = StableDiffusionPipeline.from_pretrained(base{pinned}){_PRECISION}")
     if set(bundle) & {"text_encoder", "unet"}:
-        lines.append(f'pipe.load_lora_weights("{folder}")')
+        lines.append(f"pipe.load_lora_weights({_quoted(folder)})")
     if "soft_prompt" in bundle:
         lines.append(
-            f'pipe.load_textual_inversion("{folder}/{adapters.EMBEDDINGS_FILE}", token="{adapters.SOFT_TOKEN}")'
+            f"pipe.load_textual_inversion({_quoted(f'{folder}/{adapters.EMBEDDINGS_FILE}')}, "
+            f'token="{adapters.SOFT_TOKEN}")'
         )
     return Use(model, folder, "\n".join([*lines, _drawing(bundle, model)]))
 
@@ -168,7 +192,7 @@ def use_of_pipeline(bundle: Bundle, model: str, folder: str) -> Use:
     """How diffusers takes a whole pipeline."""
     lines = [
         _IMPORTS, "",
-        f'pipe = StableDiffusionPipeline.from_pretrained("{folder}"){_PRECISION}', _drawing(bundle, model),
+        f"pipe = StableDiffusionPipeline.from_pretrained({_quoted(folder)}){_PRECISION}", _drawing(bundle, model),
     ]  # fmt: skip
     return Use(model, folder, "\n".join(lines), merged=True)
 

@@ -52,7 +52,7 @@ def _weights_only(file: BinaryIO, torch: Any) -> Any:
     if file.read(4) == b"PK\x03\x04":
         archive = bombs.check_zip(file, (zipfile.ZIP_STORED,), 1)
         for entry in archive.infolist():
-            if entry.filename.endswith(".pkl"):
+            if entry.filename.lower().endswith(".pkl"):  # PyTorch finds it in whatever letters
                 bombs.check_pickle(io.BytesIO(archive.read(entry)))
     else:
         file.seek(0)

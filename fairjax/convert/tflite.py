@@ -2,7 +2,8 @@
 
 A .tflite file is a FlatBuffer: tables that point to tables. Of TensorFlow's schema (`schema.fbs`) five fields matter:
 a model has `subgraphs` and `buffers`; a subgraph has `tensors`; a tensor has a shape, a type, a buffer and a name.
-Every position is checked before it is read, so that a damaged file is an error and no more.
+Every position is checked before it is read, so that a damaged file is an error and no more; and tables that are pointed
+to again and again are read until it is a few times as much as the file has.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ _SUBGRAPHS, _BUFFERS = 2, 4  # fields of a model
 _TENSORS = 0  # of a subgraph
 _SHAPE, _TYPE, _BUFFER, _NAME = range(4)  # of a tensor
 _DATA = 0  # of a buffer
+_GROWTH = 8
+"""How many times as many bytes as a file are read: tensors may share their numbers, in a few bytes each."""
+_MOST_AXES = 8
 _FLOATS = {0: np.dtype("<f4"), 1: np.dtype("<f2")}
 
 
@@ -28,7 +32,7 @@ class _File:
     """A FlatBuffer; positions are in bytes from its start."""
 
     def __init__(self, content: bytes):
-        self.content = content
+        self.content, self.left = content, _GROWTH * len(content)
 
     def number(self, kind: str, position: int) -> int:
         """A little-endian number of the `struct` format `kind`."""
@@ -55,6 +59,9 @@ class _File:
         length = self.number("I", start)
         if start + 4 + length * item > len(self.content):
             raise _Damaged(f"{length} items at byte {start} do not fit into {len(self.content)} bytes")
+        self.left -= length * item
+        if self.left < 0:
+            raise _Damaged("it has the same tables or numbers again and again")
         return start + 4, length
 
     def tables(self, table: int, number: int) -> list[int]:
@@ -98,6 +105,8 @@ def _float_tensors(file: _File) -> dict[str, np.ndarray]:
             if dtype is None or not data:  # not a weight: an integer, or what is computed
                 continue
             start, length = file.vector(tensor, _SHAPE, 4)
+            if length > _MOST_AXES:
+                raise _Damaged(f"a tensor has {length} axes")
             shape = [file.number("i", start + 4 * axis) for axis in range(length)]
             name = file.bytes(tensor, _NAME).decode()
             if min(shape, default=0) < 0 or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):

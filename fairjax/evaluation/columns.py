@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from fairjax import files, parallel
 from fairjax.adapters.bundle import Bundle
@@ -25,6 +27,9 @@ AFTER = "after"
 """That of the adapter, where it is the only one."""
 
 _PROMPT = "{prompt}"
+
+_HEADER = 128
+"""Bytes before an array's own in a file, in which numpy says what it is."""
 
 
 class Column(NamedTuple):
@@ -94,17 +99,18 @@ class Studio:
         made_by["dtype"] = str(self.pipeline.dtype)
         texts = [column.words.replace(_PROMPT, text) for text in prompts]
         labels = [json.dumps(made_by | {"place": place, "prompt": text}) for place, text in enumerate(texts)]
+        shape = self.section.images_per_prompt, *self.pipeline.image_size, 3
         paths = [self.folder / "samples" / f"{column.file_name}{suffix}-{place:04d}.npz" for place in range(len(texts))]
         place = 0
         while place < len(texts):
-            kept = _kept(paths[place], labels[place])
+            kept = _kept(paths[place], labels[place], shape)
             if kept is not None:
                 on_batch(len(kept))
                 yield kept[None]
                 place += 1
                 continue
             rest = range(place + 1, len(texts))
-            end = next((other for other in rest if _label(paths[other]) == labels[other]), len(texts))
+            end = next((other for other in rest if _is_kept(paths[other], labels[other])), len(texts))
             size = self.at_once(
                 len(prompts), setting
             )  # not before: hosts ask each other, and one alone reads what is kept
@@ -144,22 +150,37 @@ class Studio:
         return self.pipeline.images_at_once(count, **asked)
 
 
-def _label(path: Path) -> str | None:
-    """What made the images in a file; None where it is not there or cannot be read."""
+def _bears(file: NpzFile, label: str) -> bool:
+    """Whether this is what a file says that its images were made by; a longer one, which may be very long, is not."""
+    return "made_by" in file and _size(file, "made_by") <= 4 * len(label) and str(file["made_by"]) == label
+
+
+def _size(file: NpzFile, name: str) -> int:
+    """About how many bytes an array would be, which has not been unpacked yet: a few can be unpacked to very many."""
+    return file.zip.getinfo(f"{name}.npy").file_size - _HEADER
+
+
+def _is_kept(path: Path, label: str) -> bool:
+    """Whether a file of images bears this label; where it is not there or cannot be read, it does not."""
     try:
         with np.load(path) as file:
-            return str(file.get("made_by"))
+            return _bears(file, label)
     except Exception:  # a damaged file can make what unpacks it raise anything
-        return None
+        return False
 
 
-def _kept(path: Path, label: str) -> np.ndarray | None:
+def _kept(path: Path, label: str, shape: tuple[int, ...]) -> np.ndarray | None:
     """The images in a file, if it is there, whole, and bears this label."""
     if not path.is_file():
         return None
     try:
         with np.load(path) as file:
-            return file["images"] if str(file.get("made_by")) == label else None
+            if not _bears(file, label):
+                return None
+            images = file["images"] if _size(file, "images") <= math.prod(shape) else np.zeros(())
+            if images.shape != shape or images.dtype != np.uint8:
+                raise ValueError("there is something else in it than its images")
+            return images
     except OSError:  # the disk's own: what is made again could not be kept either
         raise
     except Exception as error:  # a damaged file can make what unpacks it raise anything

@@ -25,6 +25,7 @@ from fairjax.fairness import metrics
 from fairjax.fairness.attributes import Target, per_prompt
 from fairjax.models.functional import Params, digest
 from fairjax.pipeline import Pipeline
+from fairjax.progress import named
 from fairjax.prompts import Prompt
 
 FIGURES = "figures"
@@ -218,7 +219,8 @@ class Comparison:
         for table in printed.tables(results, self.kinds, list(self.measured), console.width):
             console.print(table, crop=False)
         for name, share in results.get("nobody", {}).get("faces", {}).items():
-            console.print(f"prompts that ask for nobody, {name}: a face in {share:.1%}", highlight=False, markup=False)
+            told = named(f"prompts that ask for nobody, {name}: a face in {share:.1%}")
+            console.print(told, highlight=False)
         console.print(
             f"{self.config.evaluation.images_per_prompt} images a prompt; "
             "'fair' is what an exactly fair model measures on average.\n"

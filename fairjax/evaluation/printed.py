@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+
+from fairjax.progress import named
 
 _LEFT, _COLUMN = 40, 19
 """Width in characters: of the labels, the column `fair` and the base's together; of each other model's column."""
@@ -47,12 +48,12 @@ def _table(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[st
     table.add_column("\nfair", justify="right", style="dim")
     for kind in kinds:
         for name in models:
-            table.add_column(escape(f"{kind.replace('_', ' ')}\n{name}"), justify="right")
+            table.add_column(f"{kind.replace('_', ' ')}\n{named(name)}", justify="right")
     columns = [results[name][kind] for kind in kinds for name in models]
     keys = {key: results["even"].get(key) for key in results["fair_floor"]}
     for key, even in keys.items():
         values = (_shown(column[key]["bias"], column[key].get("bias_interval")) for column in columns)
-        table.add_row(key + " *" * (even is True), _shown(results["fair_floor"][key]), *values)
+        table.add_row(named(key) + " *" * (even is True), _shown(results["fair_floor"][key]), *values)
     if any(even is False for even in keys.values()):
         table.add_section()
     for key in (key for key, even in keys.items() if even is False):
@@ -60,7 +61,7 @@ def _table(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[st
             _shown(column[key]["total_variation"], column[key].get("total_variation_interval")) for column in columns
         )
         fair = columns[0][key]["fair_total_variation"]
-        table.add_row(f"{key}: distance to the target *", _shown(fair), *values)
+        table.add_row(f"{named(key)}: distance to the target *", _shown(fair), *values)
     table.add_section()
     for key, title in (
         ("recognised", "subject recognised"),
@@ -79,7 +80,7 @@ def _table(results: Mapping[str, Any], kinds: Sequence[str], models: Sequence[st
             values = [found[kind].get(key, {}).get(column) for kind in kinds for column in models]
             if any(value is not None for value in values):
                 cells = ("" if value is None else f"{value:.3f}" for value in values)
-                table.add_row(f"{title} ({name})", "", *cells)
+                table.add_row(f"{title} ({named(name)})", "", *cells)
     table.caption = "* what the finetuning is to change; below each value its 95% interval"
     return table
 

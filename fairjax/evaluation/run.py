@@ -16,7 +16,7 @@ from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
 from fairjax.evaluation.comparison import Comparison, Networks
 from fairjax.faces import reading
 from fairjax.pipeline import Pipeline
-from fairjax.program import blame
+from fairjax.program import blame, legible
 from fairjax.progress import bars, counting
 
 _STEPS, _GUIDANCE = (15, 50), {False: (1.5, 2.0, 3.0), True: (3.0, 5.0, 10.0, 12.0)}
@@ -79,7 +79,8 @@ def _tell_what_is_replaced(folder: Path, config: Experiment, about: dict[str, st
     if (earlier.get("config"), earlier.get("adapter")) != (config.model_dump(mode="json"), about["adapter"]):
         told = f"{folder} holds an earlier evaluation, which this one replaces (--output keeps both)"
         command = earlier.get("command")
-        console.print(told + f": {command}" * bool(command), highlight=False, markup=False, soft_wrap=True)
+        told += legible(f": {command}") * bool(command)
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def names(adapters: Sequence[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from fairjax import files
 from fairjax.config import BEST, RESULTS
 from fairjax.evaluation.columns import AFTER, BASE
-from fairjax.program import Parser, UserError, command
+from fairjax.program import Parser, UserError, command, legible
 
 _KINDS = (("trained", "trained"), ("held_out", "held out"))
 _NONE = "-"
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
             groups.setdefault(options.name or called.rstrip("-0123456789") or called, []).append(measured)
     if not groups:
         raise UserError(f"{options.folders[0]}: only the base model was measured, there is nothing to compare")
-    print(table(groups))
+    print("\n".join(map(legible, table(groups).split("\n"))))
 
 
 if __name__ == "__main__":

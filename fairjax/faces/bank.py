@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
 
     from fairjax.convert import folders
     from fairjax.faces import chips, labelled, reading
-    from fairjax.progress import bars, counting
+    from fairjax.progress import bars, counting, named
 
     console = Console(highlight=False)
     with blame("--labels"):
@@ -57,7 +57,8 @@ def main(argv: list[str]) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         folders.write_tensors(options.output, tensors)
     classes = "; ".join(f"{name}: {', '.join(values)}" for name, values in pictures.classes.items())
-    console.print(f"wrote {count} faces of {len(pictures)} pictures to {options.output}{classes and f' ({classes})'}")
+    told = f"wrote {count} faces of {len(pictures)} pictures to {options.output}{classes and f' ({classes})'}"
+    console.print(named(told))
 
 
 if __name__ == "__main__":

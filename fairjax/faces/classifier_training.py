@@ -19,7 +19,7 @@ from fairjax.faces.labelled import Labelled
 from fairjax.faces.learning import Pixels
 from fairjax.models.functional import Params, to_pixels
 from fairjax.models.mobilenet import MobileNetV3Config
-from fairjax.progress import bars, counting
+from fairjax.progress import bars, counting, named
 from fairjax.training.fit import Fit, fit
 
 _WORK, _SETTINGS = "work", "settings.json"
@@ -136,9 +136,10 @@ def confusion(classifier: Classifier, params: Params, chips: Chips, batch_size: 
 def show(name: str, matrices: dict[str, np.ndarray], classes: dict[str, tuple[str, ...]], console: Console) -> None:
     """Prints the confusion matrices, in per cent of each row."""
     for attribute, matrix in matrices.items():
-        table = Table(title=f"{name}: {attribute}, on faces held out: what each class is taken for")
-        for column in ("", *classes[attribute], "faces"):
+        table = Table(title=f"{name}: {named(attribute)}, on faces held out: what each class is taken for")
+        names = list(map(named, classes[attribute]))
+        for column in ("", *names, "faces"):
             table.add_column(column, justify="right")
-        for label, row in zip(classes[attribute], matrix, strict=True):
+        for label, row in zip(names, matrix, strict=True):
             table.add_row(label, *(f"{share:.0%}" for share in row / max(row.sum(), 1)), str(row.sum()))
         console.print(table)

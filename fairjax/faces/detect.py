@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fairjax.program import Parser, blame, command
+from fairjax.program import Parser, blame, command, legible
 
 _LANDMARKS = ("right eye", "left eye", "nose", "right of mouth", "left of mouth")
 """In the order of `geometry.TEMPLATE`; the sides are the person's."""
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     for number, (path, image) in enumerate(zip(options.photos, images, strict=True)):
         faces = detector.every(params, image)
         marks = [photos.Mark(face.box, face.landmarks, f"{face.score:.3f}") for face in faces]
-        print(f"{path}: {len(marks) or 'no'} {'face' if len(marks) == 1 else 'faces'}")
+        print(f"{legible(str(path))}: {len(marks) or 'no'} {'face' if len(marks) == 1 else 'faces'}")
         for mark in marks:
             print(f"  score {mark.title}  box {' '.join(f'{side:.1f}' for side in mark.box)}")
             for name, (x, y) in zip(_LANDMARKS, mark.points, strict=True):
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         place = options.output / f"{number:02d}-{path.stem}.png"
         with files.whole(place) as partial:
             photos.marked(image, marks).save(partial, "PNG")
-        print(f"  wrote {place}")
+        print(f"  wrote {legible(str(place))}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from fairjax import schema, tables
+from fairjax.faces import photos
 from fairjax.faces.judges import PRESENCE, RECOGNITION
 from fairjax.program import UserError
 
@@ -45,6 +47,9 @@ _HELD_OUT = ("validation", "test")
 _SHARE = 0.1
 """How much is held out of a dataset that holds nothing out itself."""
 
+_SCANNED = 1_000
+"""How many rows of a table are looked at together."""
+
 _MOST_SEEN = 5
 """How many of a column's values an error lists."""
 
@@ -62,13 +67,17 @@ class Labelled:
         return len(self.table)
 
     def picture(self, number: int) -> Any:
-        """As a `PIL.Image`."""
-        return self.table[number][self.column]
+        """As a `PIL.Image`; `datasets` would open what Ghostscript runs, too."""
+        stored = self._stored(number)
+        return photos.opened(Path(stored["path"]) if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
 
     def name(self, number: int) -> str:
         """The file of a picture, or its number where it lies in none."""
-        stored = self.table.select([number]).cast_column(self.column, datasets.Image(decode=False))[0][self.column]
-        return stored["path"] or f"picture {number}"
+        return self._stored(number)["path"] or f"picture {number}"
+
+    def _stored(self, number: int) -> dict[str, Any]:
+        """A picture's bytes, or the path where they are."""
+        return self.table.select([number]).cast_column(self.column, datasets.Image(decode=False))[0][self.column]
 
     def digest(self) -> str:
         """SHA-256 of the pictures as they are stored, in their order."""
@@ -221,7 +230,15 @@ def _pictures(name: str, table: datasets.Dataset) -> str:
     columns = [column for column, kind in table.features.items() if isinstance(kind, datasets.Image)]
     if not columns:
         raise ValueError(f"{name} has no pictures; its columns are {', '.join(table.features)}")
-    return columns[0]
+    (column, *_) = columns
+    stored = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).with_format("arrow")
+    if table.info.builder_name != "imagefolder" and any(
+        chunk.field("bytes").null_count for batch in stored.iter(_SCANNED) for chunk in batch[column].chunks
+    ):
+        raise ValueError(
+            f"{name}: it has pictures that are not in it, but at best in files of elsewhere, which are not read"
+        )
+    return column
 
 
 def _values(table: datasets.Dataset, column: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -29,11 +29,20 @@ def read(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             return np.asarray(upright(picture))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it is none that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
         raise ValueError(f"{path} was not read as a picture: {reason}") from None
+
+
+def opened(file: Path | BinaryIO) -> Image.Image:
+    """A picture as it is stored, whatever its name ends in; raises as `Image.open` does.
+
+    EPS is none: it is a program, which Pillow would have Ghostscript run.
+    """
+    Image.init()
+    return Image.open(file, formats=[kind for kind in Image.OPEN if kind != "EPS"])
 
 
 def upright(picture: Image.Image) -> Image.Image:

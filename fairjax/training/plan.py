@@ -17,6 +17,7 @@ from fairjax.faces.judges import check_agreement
 from fairjax.hub import NETWORK, PIPELINE, PORTRAITS, HubFiles, download_size, find, on_hub
 from fairjax.models.functional import num_params
 from fairjax.program import UserError, blame
+from fairjax.progress import named
 from fairjax.prompts import subjects
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.run import Resume, check, prepare
@@ -56,7 +57,7 @@ def dry_run(config: Experiment, resume: Resume, console: Console, topology: str 
             plan |= _sizes(finetuning, console)
     table = Table(show_header=False, title="What this run will do", title_justify="left")
     for what, value in plan.items():
-        table.add_row(what, value)
+        table.add_row(what, named(value))
     console.print(table)
 
 
