@@ -182,8 +182,9 @@ class PromptSection(Section):
         "null takes the embedded ones, or with sources a list of things and places",
     )
     nobody_share: float = Field(
-        0.0, ge=0, lt=1, description="how often a training prompt asks for nobody, so that such pictures stay"
-    )
+        0.1, ge=0, lt=1,
+        description="how often a training prompt asks for nobody, so that such pictures stay; in the paper 0",
+    )  # fmt: skip
     nobody_trained: tuple[str, ...] | None = Field(
         None, description="the prompts of those, others than `nobody`; null takes other ones of the same kind"
     )

@@ -193,7 +193,8 @@ def subjects(section: PromptSection) -> Subjects:
     elif both := _shared(kept, measured):
         raise ValueError(f"prompts.nobody_trained and prompts.nobody both have {_named(both)}: {_UNSEEN}")
     if section.nobody_share and not kept:
-        raise ValueError(f"prompts.nobody_share = {section.nobody_share}: prompts.nobody_trained has no prompt for it")
+        none = "prompts.nobody_trained has no prompt for it: name one, or make the share 0"
+        raise ValueError(f"prompts.nobody_share = {section.nobody_share}: {none}")
     return found._replace(nobody=tuple(kept), nobody_share=section.nobody_share)
 
 

@@ -26,7 +26,8 @@ NAMES, WEIGHTS = ("chef", "café owner", "usher, at night"), (1.0, 2.5, 0.25)
 
 
 def read(*sources, **fields):
-    return subjects(load(Experiment, None, {"prompts.sources": sources} | fields).prompts)
+    asked = {"prompts.sources": sources, "prompts.nobody_share": 0} | fields
+    return subjects(load(Experiment, None, asked).prompts)
 
 
 def write(path, names=NAMES, weights=WEIGHTS):
@@ -132,7 +133,7 @@ def test_the_prompts_of_a_step_follow_from_the_seed_and_its_number_alone():
 
 
 def test_some_prompts_ask_for_nobody_and_the_others_stay_what_they_were():
-    share, plain, mixed = 0.25, subjects(PromptSection()), subjects(PromptSection(nobody_share=0.25))
+    share, (plain, mixed) = 0.25, (subjects(PromptSection(nobody_share=share)) for share in (0, 0.25))
     pairs = [
         pair for step in range(500) for pair in zip(plain.training(1, step, 4), mixed.training(1, step, 4), strict=True)
     ]
@@ -149,7 +150,7 @@ def test_nobody_is_not_measured_by_what_is_trained_on():
         subjects(PromptSection(nobody_trained=("An empty street",), nobody=("an empty street",)))
     own = PromptSection(nobody=captions.NO_PERSON[:1])  # one that would be trained on otherwise
     assert subjects(own).nobody == captions.NO_PERSON[2:3]
-    with pytest.raises(ValueError, match="nobody_share = 0.1: prompts.nobody_trained has no prompt for it"):
+    with pytest.raises(ValueError, match="nobody_share = 0.1: prompts.nobody_trained has no prompt for it: name"):
         subjects(PromptSection(nobody_share=0.1, nobody_trained=()))
     for section in (PromptSection(), PromptSection(sources=({"name": "occupations"},))):
         assert len(subjects(section).nobody) > 1 and len(nobody(section)) > 1
@@ -157,7 +158,8 @@ def test_nobody_is_not_measured_by_what_is_trained_on():
 
 def test_the_embedded_world_asks_for_what_it_always_did():
     """A run of an earlier version goes on with the prompts that it would have had."""
-    found, (names, templates) = subjects(PromptSection()), (occupations.TRAINED, captions.FINETUNE_TEMPLATES)
+    found = subjects(PromptSection(nobody_share=0))
+    names, templates = occupations.TRAINED, captions.FINETUNE_TEMPLATES
     for seed, step in ((0, 0), (0, 11), (5, 12), (2**33 + 1, 400)):
         expected = []
         chosen = np.random.default_rng([seed, 1, step]).integers(0, len(templates), 4)

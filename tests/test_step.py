@@ -30,6 +30,7 @@ FACTOR1, FACTOR2, NO_FACE, CONFIDENCE, THRESHOLD = (0.3, 0.45), (0.7, 0.6), 0.15
 CONFIG = {
     "target.attributes": ATTRIBUTES,
     "target.distribution": (0.4, 0.1, 0.3, 0.2),
+    "prompts.nobody_share": 0,
     "adapter.kinds": ("text_encoder", "soft_prompt"),  # the frozen model must not be given the soft tokens
     "training.prompts_per_step": PROMPTS,
     "training.images_per_prompt": IMAGES,
