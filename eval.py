@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fairjax import cluster
 from fairjax.config import BEST, Experiment, config_of
-from fairjax.program import UserError, command
+from fairjax.program import UserError, command, lasting
 from fairjax.schema import parse
 
 _HELPS = {"output": "where results go (default: beside the adapter, in evaluation-SEED; of several, it must be given)"}
@@ -67,7 +67,8 @@ def main(argv: list[str]) -> None:
     parallel.prepare()
     cluster.join(options)
     config = with_sweep(config) if options.sweep else config
-    evaluate(config, options.adapters, Console(quiet=not parallel.is_first()), ["python", "eval.py", *argv])
+    with lasting():
+        evaluate(config, options.adapters, Console(quiet=not parallel.is_first()), ["python", "eval.py", *argv])
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from fairjax import cluster
-from fairjax.config import Experiment
-from fairjax.program import UserError, command
+from fairjax.config import CHECKPOINTS, CONFIG, Experiment
+from fairjax.program import UserError, command, lasting
 from fairjax.schema import parse
 
 
@@ -19,11 +20,22 @@ def _options(parser: argparse.ArgumentParser) -> None:
     cluster.add_options(parser)
 
 
+def _check_place(config: Experiment, options: argparse.Namespace) -> None:
+    """Raises UserError where a run that was moved or copied would begin anew, or another go on, at its old place."""
+    path, there = options.config, Path(config.output)
+    if path is None or path.name != CONFIG or not (path.parent / CHECKPOINTS).is_dir() or "output" in options.given:
+        return
+    if (options.resume or options.resume_anyway) and not (there.exists() and there.samefile(path.parent)):
+        moved = f"{path} is of a run that was at output = {config.output!r}, and is elsewhere or a copy now"
+        raise UserError(f"--resume: {moved}: --output {path.parent} goes on with it here")
+
+
 @command
 def main(argv: list[str]) -> int | None:
     config, options = parse(Experiment, argv, "train.py", __doc__, _options)
     if options.topology and not options.dry_run:
         raise UserError(f"--topology = {options.topology!r}: only a --dry-run plans for what is not here")
+    _check_place(config, options)
     from rich.console import Console
 
     from fairjax import parallel
@@ -38,7 +50,8 @@ def main(argv: list[str]) -> int | None:
     if options.dry_run:
         dry_run(config, resume, console, options.topology)
         return None
-    results = run(config, resume, console, ["python", "train.py", *argv])
+    with lasting():
+        results = run(config, resume, console, ["python", "train.py", *argv])
     return TO_GO_ON if results is None else None
 
 

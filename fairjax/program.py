@@ -120,6 +120,50 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
     return program
 
 
+class _Lasting:
+    """An output, of which what it does not take is lost; the first time, that is told where errors are."""
+
+    def __init__(self, out: Any):
+        self._out, self._told = out, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+    def write(self, text: str) -> int:
+        self._trying(self._out.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._trying(self._out.flush)
+
+    def _trying(self, act: Callable[..., Any], *what: str) -> None:
+        try:
+            act(*what)
+        except OSError as error:
+            if not self._told:
+                self._told = True  # first: it may be there that nothing is taken
+                print(f"warning: not all that is told can be printed: {_refused(error)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Long work in it goes on, to its own exit code, where what it prints is taken no more.
+
+    A disk is full, a terminal closed, or who read a pipe has ended, as `| tee` does of the same Ctrl-C.
+    """
+    outs = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (out and _Lasting(out) for out in outs)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = outs
+        for out in filter(None, outs):
+            try:
+                out.flush()
+            except OSError:  # what is left would be an error once more, when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
 def _unread(out: Any) -> bool:
     """Whether an output is a pipe of which nobody reads the other end."""
     poll = select.poll()

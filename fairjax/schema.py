@@ -253,8 +253,8 @@ def parse(
         helps: what this program says of fields in place of the schema.
 
     Returns:
-        The configuration, and the values of the program's own options; `given` among them holds the names of the
-        fields that the command line sets.
+        The configuration, and the values of the program's own options; among them `config`, the file that the command
+        line names, and `given`, the names of the fields that it sets.
     """
     parser = Parser(
         prog=prog,
@@ -274,7 +274,7 @@ def parse(
     given, leaves = vars(namespace), _leaves(schema)
     overrides = {name: _from_text(name, given.pop(name), leaves[name].annotation) for name in leaves if name in given}
     namespace.given = frozenset(overrides)
-    return load(schema, given.pop("config") or config_of(namespace), overrides), namespace
+    return load(schema, namespace.config or config_of(namespace), overrides), namespace
 
 
 def _unknown_argument(argument: str, options: list[str]) -> str:

@@ -100,7 +100,8 @@ def _checkpoint(folder: Path, now: float) -> list[str]:
     if not kept:
         return ["no checkpoint yet"]
     newest = max(kept, key=lambda path: int(path.name))
-    return [f"last checkpoint: step {newest.name}, {_duration(now - newest.stat().st_mtime)} ago"]
+    ago = max(now - newest.stat().st_mtime, 0)  # a file server's clock may be ahead
+    return [f"last checkpoint: step {newest.name}, {_duration(ago)} ago"]
 
 
 def _duration(seconds: float) -> str:
@@ -114,8 +115,14 @@ def _duration(seconds: float) -> str:
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m fairjax.status", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run folder, as train.py leaves it")
+    problems = []
     for number, folder in enumerate(parser.parse_args(argv).runs):
-        print("\n" * (number > 0) + "\n".join(map(legible, status(folder, time.time()))))
+        try:
+            print("\n" * (number > len(problems)) + "\n".join(map(legible, status(folder, time.time()))))
+        except UserError as error:  # after what there is to say of the others
+            problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ RUN = (
 )  # fmt: skip
 
 
-def launch(world, folder, *more, program="train.py"):
+def launch(world, folder, *more, program="train.py", signalled=()):
+    """Starts a program; `signalled` says by which signal it is found where, as signalled.py has it."""
     environment = os.environ | {"XLA_FLAGS": flags(2)}
-    command = [sys.executable, program, *arguments(world), *RUN, "--output", str(folder), *more]
+    by_itself = ("tests/signalled.py", *signalled) if signalled else ()
+    command = [sys.executable, *by_itself, program, *arguments(world), *RUN, "--output", str(folder), *more]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

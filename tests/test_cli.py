@@ -23,11 +23,14 @@ import train as train_program
 from fairjax import generate, parallel
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
+from fairjax.evaluation import run as evaluation_run
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import occupations
 from fairjax.program import UserError
-from fairjax.schema import load
+from fairjax.schema import dump, load
+from fairjax.training import run as training_run
 from fairjax.training.finetuning import Finetuning, StepReport
+from fairjax.training.interruption import TO_GO_ON
 from fairjax.training.log import Log
 
 pytestmark = pytest.mark.usefixtures("read_once")
@@ -112,6 +115,42 @@ def test_every_shipped_experiment_can_start(path):
 def test_a_mistake_is_one_line_and_exit_code_2(program, arguments, message, mistake, tmp_path):
     assert message in mistake(program.main, *arguments, "--output", tmp_path / "run")
     assert not (tmp_path / "run").exists()  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("program", "module", "name", "given", "code"),
+    [
+        (train_program, training_run, "run", (), TO_GO_ON),
+        (eval_program, evaluation_run, "evaluate", ("--adapter", "of/no/run"), 0),
+    ],
+)
+def test_long_programs_go_on_where_what_they_print_is_taken_no_more(
+    program, module, name, given, code, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(module, name, lambda *what: print("a step", flush=True))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert program.main([*given, "--output", str(tmp_path / "run")]) == code
+    told = capsys.readouterr().err
+    assert told == "warning: not all that is told can be printed: no space left on device\n"
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_a_run_that_was_moved_or_copied_does_not_go_on_elsewhere(original, mistake, tmp_path):
+    """By its own configuration, which says where it was: it would begin anew there, or go on with the original."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new) if original else (new,):
+        (folder / "checkpoints").mkdir(parents=True)
+    (new / "config.yaml").write_text(dump(load(Experiment, None, {"output": str(old), "model": "nowhere/at/all"})))
+    for resume in ("--resume", "--resume-anyway"):
+        told = mistake(train_program.main, "--config", new / "config.yaml", resume)
+        assert f"output = {str(old)!r}" in told and f"--output {new} goes on with it here" in told
+    go_on = ("--config", new / "config.yaml", "--resume", "--output", new)
+    assert "no such folder" in mistake(train_program.main, *go_on)  # it has gone past that
+    there = tmp_path / "link"
+    there.symlink_to(new)  # another name of the same place
+    (new / "config.yaml").write_text(dump(load(Experiment, None, {"output": str(there), "model": "nowhere/at/all"})))
+    assert "no such folder" in mistake(train_program.main, *go_on[:3])
 
 
 def test_an_evaluation_never_lands_in_a_trainings_folder(tmp_path):

@@ -92,17 +92,13 @@ def test_a_killed_evaluation_goes_on_to_the_same_tables(small_world, tmp_path):
     adapter = bundles.init(("unet",), pipeline.params, 2, 0, jax.random.key(0))
     save_adapter(jax.tree.map(lambda leaf: leaf + 0.1, adapter), pipeline, tmp_path / "adapter")
 
-    def evaluated(folder):
+    def evaluated(folder, **how):
         asked = ("--adapter", str(tmp_path / "adapter"), "--prompts.nobody", "[a lake]", "--evaluation.subjects", "2")
-        return launch(small_world, folder, *asked, program="eval.py")
+        return launch(small_world, folder, *asked, program="eval.py", **how)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(evaluated(whole))
-    process = evaluated(killed)
-    while process.poll() is None and not list((killed / "samples").glob("*.npz")):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    evaluated(killed, signalled=("SIGKILL", "fairjax.evaluation.columns:_keep", "3")).communicate()
     left = {path: path.stat().st_mtime_ns for path in (killed / "samples").glob("*.npz")}
     assert 1 <= len(left) < len(list((whole / "samples").iterdir())) and not (killed / "results.json").exists()
     finish(evaluated(killed))

@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -110,21 +108,18 @@ def test_a_grid_shows_no_more_than_fits(asked, small_world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.faults("a generation killed", lost="the images under way")
 def test_a_killed_generation_goes_on_to_the_same_images(small_world, tmp_path):
-    def launched(folder):
+    def launched(folder, *how):
         argv = ["a chef", "a pilot", "--num", "150", "--steps", "2", "--model", small_world, "--output", folder]
-        command = [sys.executable, "-m", "fairjax.generate", *map(str, argv)]
+        command = [sys.executable, *how, *map(str, argv)]
         return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags(2)}, stdout=subprocess.PIPE, text=True)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    first = launched(killed)
-    while first.poll() is None and len(list(killed.glob("*.png"))) < 70:
-        time.sleep(0.001)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    by_itself = ("tests/signalled.py", "SIGKILL", "fairjax.gallery:_keep", "70", "fairjax/generate.py")
+    launched(killed, *by_itself).communicate()
     left = {path.name: path.stat().st_mtime_ns for path in killed.glob("*.png")}
     assert 70 <= len(left) < 300
     for folder, told in ((killed, f"wrote {300 - len(left)} images"), (whole, "wrote 300 images")):
-        process = launched(folder)
+        process = launched(folder, "-m", "fairjax.generate")
         assert process.communicate(timeout=300)[0].startswith(told) and process.returncode == 0
     assert all((killed / name).stat().st_mtime_ns == when for name, when in left.items())
     wished, found = pixels(whole), pixels(killed)

@@ -1,14 +1,14 @@
 """A run that is asked to end does so after the step under way, and goes on to the numbers of one that never was."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from running import assert_the_same_run, finish, launch, lines, wait_for_steps
 
 from fairjax.training.interruption import TO_GO_ON
-
-pytestmark = pytest.mark.slow  # programs are started six times; `pytest -m faults` runs them
 
 STEPS = 60
 RUN = ("--training.steps", str(STEPS), "--training.save_every", "1000")
@@ -22,14 +22,13 @@ def whole(small_world, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.faults("SIGTERM, or Ctrl-C")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, small_world, tmp_path):
     folder = tmp_path / "run"
-    process = launch(small_world, folder, *RUN)
-    wait_for_steps(process, folder, 3)
-    process.send_signal(number)
-    output, error = process.communicate(timeout=60)
+    process = launch(small_world, folder, *RUN, signalled=(number.name, "fairjax.training.log:Log.__call__", "3"))
+    output, error = process.communicate(timeout=300)
     assert process.returncode == TO_GO_ON != 0, error[-2000:]
     assert "--resume goes on from here" in output
     assert "ending after what is under way" in error and "Traceback" not in error
@@ -41,6 +40,23 @@ def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, s
     assert_the_same_run(whole, folder)
 
 
+@pytest.mark.faults("a closed terminal, or Slurm's --signal")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_what_else_would_end_a_run_as_it_is_asks_it_to_end(ignored):
+    """But a closed terminal where `nohup` keeps that away."""
+    code = (
+        "import os, signal\nfrom fairjax.training.interruption import interruption\n"
+        f"if {ignored}:\n    signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "for name in ('SIGHUP', 'SIGUSR1', 'SIGUSR2'):\n"
+        "    with interruption() as asked:\n        os.kill(os.getpid(), getattr(signal, name))\n"
+        "    print(name, asked.asked)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["SIGHUP", str(not ignored), "SIGUSR1", "True", "SIGUSR2", "True"]
+
+
+@pytest.mark.slow
 @pytest.mark.faults("a second Ctrl-C", lost="the steps since the last checkpoint")
 def test_a_second_ctrl_c_ends_at_once(small_world, tmp_path):
     process = launch(small_world, tmp_path / "run", "--training.steps", "100000")

@@ -1,6 +1,7 @@
 """Configuration: YAML and command line give typed, frozen values; every mistake is said in one line."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_the_programs_own_options_come_beside_the_configuration():
         "",
         lambda parser: parser.add_argument("--dry", action="store_true"),
     )
-    assert config.name == "y" and vars(options) == {"dry": True, "given": {"name"}}
+    assert config.name == "y" and vars(options) == {"config": None, "dry": True, "given": {"name"}}
 
 
 COMMAND_LINES = [
@@ -282,6 +283,39 @@ def test_ctrl_c_while_python_tidies_up_is_no_traceback():
     assert run.stdout.readline() == "over\n"
     run.send_signal(signal.SIGINT)
     assert run.communicate(timeout=20)[1] == "" and run.returncode == -signal.SIGINT
+
+
+@pytest.mark.faults("an output that takes no more", lost="what would have been printed, which is told")
+@pytest.mark.parametrize("gone", ["a full disk", "a full disk for errors", "nobody reads"])
+def test_long_work_goes_on_where_what_it_prints_is_taken_no_more(gone):
+    """To its own exit code, and what it must not miss; of both outputs the other tells, once."""
+    source = (
+        "import os, signal, sys\nfrom fairjax import program\n"
+        "from fairjax.training.interruption import interruption\n"
+        "@program.command\ndef main(argv):\n"
+        "    with program.lasting(), interruption() as asked:\n"
+        "        for _ in range(2):\n            print('a step', flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n        print('over')\n"
+        "    return 75 if asked.asked else 3\n"
+        "sys.exit(main())"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full", "w") as full, os.fdopen(writing, "w") as unread:
+        outputs = {
+            "a full disk": {"stdout": full, "stderr": subprocess.PIPE},
+            "a full disk for errors": {"stdout": subprocess.PIPE, "stderr": full},
+            "nobody reads": {"stdout": unread, "stderr": subprocess.PIPE},
+        }
+        run = subprocess.run([sys.executable, "-c", source], text=True, **outputs[gone])
+    assert run.returncode == 75
+    if run.stdout is not None:
+        assert run.stdout == "a step\na step\nover\n"
+    else:
+        reason = "broken pipe" if gone == "nobody reads" else "no space left on device"
+        told, *asked = run.stderr.splitlines()
+        assert told == f"warning: not all that is told can be printed: {reason}"
+        assert "SIGTERM: ending after what is under way" in "".join(asked) and "warning" not in "".join(asked)
 
 
 def test_help_is_grouped_by_section_with_descriptions_and_defaults(capsys):

@@ -121,6 +121,23 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, mistake):
     assert "holds no run: no config.yaml in it" in mistake(status.main, tmp_path)
 
 
+def test_of_several_runs_all_are_told_before_what_is_wrong_with_some(run, capsys):
+    folder = run(40)
+    asked = [str(path) for path in (folder / "none", folder, folder / "nothing", folder)]
+    assert status.main(asked) == 2
+    told = capsys.readouterr()
+    assert told.out.count("step 40 of 100") == 2 and not told.out.startswith("\n")
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1 and told.err.count("holds no run") == 2
+
+
+def test_a_file_server_whose_clock_is_ahead_is_of_now(run):
+    folder = run(40, ago=-3600)
+    (folder / "checkpoints" / "40").mkdir(parents=True)
+    (folder / "checkpoints" / "40" / SUMS).touch()
+    os.utime(folder / "checkpoints" / "40", (NOW + 3600,) * 2)
+    assert "last checkpoint: step 40, 0 s ago" in told(folder) and "warning" not in told(folder)
+
+
 def test_it_answers_without_jax(run):
     folder = run(3)
     code = (

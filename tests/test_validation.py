@@ -73,6 +73,20 @@ def test_images_that_mean_something_else_or_are_all_alike_are_warned_of(validati
     assert validation.best is None
 
 
+@pytest.mark.faults("a kill between a look and its adapter")
+def test_a_look_whose_adapter_was_not_kept_is_taken_again(validation, finetuning, tmp_path):
+    """Else the best is one that is not in the folder."""
+
+    def killed(step, scalars, bundle):
+        raise KeyboardInterrupt
+
+    validation.on_look = killed
+    validation.gives([looked((8, 0)), looked((4, 4))])
+    with pytest.raises(KeyboardInterrupt):
+        validation(2, {})
+    assert Validation(finetuning, tmp_path, 2).due(2)
+
+
 @pytest.mark.faults("a full disk, looking at the adapter", lost="that look's line, until the next")
 def test_a_disk_that_is_full_does_not_end_a_run(validation, finetuning, tmp_path, capsys):
     adapter, there = {"soft_prompt": {"embedding": np.zeros((64, 16), np.float32)}}, tmp_path / "best"

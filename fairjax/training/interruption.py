@@ -15,6 +15,11 @@ TO_GO_ON = os.EX_TEMPFAIL
 """The exit code of a program that was asked to end, and has: not 0, since what starts jobs again goes by that."""
 
 
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, the end of a machine or a job, that of a terminal, and what Slurm's `--signal` is usually told to send before
+a time limit: each would end the program as it is."""
+
+
 class Interrupted(Exception):
     """The run was asked to end, and everything that it has done is kept."""
 
@@ -22,7 +27,7 @@ class Interrupted(Exception):
 class Interruption:
     """Whether a run has been asked to end.
 
-    SIGTERM, which preempted machines get, and the first Ctrl-C ask; a second Ctrl-C ends the program at once.
+    Signals ask, the first Ctrl-C among them; a further Ctrl-C ends the program at once.
     """
 
     def __init__(self) -> None:
@@ -33,7 +38,7 @@ class Interruption:
             os._exit(130)
         self.asked = True
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-        print(f"\n{name}: ending after what is under way; once more ends at once", file=sys.stderr, flush=True)
+        print(f"\n{name}: ending after what is under way; a further Ctrl-C ends at once", file=sys.stderr, flush=True)
 
     def on_any_host(self) -> bool:
         """Whether any host was asked to end, which each tells the others; all must ask."""
@@ -60,7 +65,8 @@ def interruption() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():  # the only one that Python lets listen
         yield asked
         return
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept_away = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()  # by nohup
+    before = {number: signal.signal(number, asked) for number in _ASKING if number not in kept_away}
     try:
         yield asked
     finally:

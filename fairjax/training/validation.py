@@ -95,8 +95,8 @@ class Validation:
             for warning in warnings:
                 print(f"warning: step {step}: {warning}", file=sys.stderr, flush=True)
             try:  # what a full disk does not take is no reason to end a run
-                files.write_json_lines(self._path, self.rows)
                 self.on_look(step, {f"validation/{name}": value for name, value in scalars.items()}, bundle)
+                files.write_json_lines(self._path, self.rows)  # last: a look that is there is not taken again
             except OSError as error:
                 print(f"warning: the look at step {step} could not be kept: {error}", file=sys.stderr, flush=True)
 
