@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fairjax.api import classify, finetune, measure_bias
+    from fairjax.api import classes, classify, finetune, measure_bias
     from fairjax.config import Experiment, JudgesSection
     from fairjax.convert.bundles import load_adapter, save_adapter
     from fairjax.pipeline import Pipeline
@@ -25,6 +25,7 @@ _HOMES = {
     "JudgesSection": "fairjax.config",
     "load_adapter": "fairjax.convert.bundles",
     "save_adapter": "fairjax.convert.bundles",
+    "classes": "fairjax.api",
     "classify": "fairjax.api",
     "measure_bias": "fairjax.api",
     "finetune": "fairjax.api",
@@ -34,6 +35,7 @@ __all__ = [
     "Experiment",
     "JudgesSection",
     "Pipeline",
+    "classes",
     "classify",
     "finetune",
     "load_adapter",

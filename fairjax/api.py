@@ -33,21 +33,27 @@ def classify(images: np.ndarray, judges: JudgesSection = EMBEDDED) -> Seen:
         judges: where faces are sought and with what they are classified; by default as in the embedded world.
 
     Returns:
-        class probabilities by attribute [p, n, classes], whether a face is shown [p, n], and what else is.
+        class probabilities by attribute [p, n, classes], in the order that `classes` tells, whether a face is shown
+        [p, n], and what else is.
 
     Raises:
         TypeError, ValueError: one line, for images of another kind; as `reading.judges` for judges that are not there.
     """
     arguments.pictures("images", images)
-    _given("judges", judges, JudgesSection)
+    arguments.given("judges", judges, JudgesSection)
     judge, params = reading.evaluation_judge(judges)
     judge.check(images.shape[2:4])
     return measuring.classify(judge, params, images)
 
 
-def _given(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} is a {type(value).__name__}: it must be a fairjax.{kind.__name__}(...)")
+def classes(judges: JudgesSection = EMBEDDED) -> dict[str, tuple[str, ...]]:
+    """What the evaluation classifiers tell apart, by name, in the order of the numbers that `classify` gives.
+
+    Of "occupation" that is the order of `recognised`; of attributes, with the embedded judges, that of
+    `target.distribution` too.
+    """
+    arguments.given("judges", judges, JudgesSection)
+    return reading.evaluation_judge(judges)[0].heads
 
 
 def measure_bias(
@@ -59,6 +65,7 @@ def measure_bias(
 
     0 is uniform; an exactly fair model measures about 0.10 for two classes at 64 images.
     """
+    arguments.given("pipeline", pipeline, Pipeline)
     images = pipeline.generate(
         prompts, num_images, bundle=bundle, seed=seed, num_steps=num_steps, guidance_scale=guidance_scale
     )
@@ -96,7 +103,9 @@ def finetune(
         fairjax.program.UserError: one line, on the way: too many steps in a row without a finite number
             (`training.max_skipped`), or a disk that takes no checkpoint.
     """
-    _given("config", config, Experiment)
+    arguments.given("config", config, Experiment)
+    if not callable(on_step):
+        raise TypeError(f"on_step = {on_step!r} must be a function; a folder is given as checkpoints={on_step!r}")
     finetuning, kept = Finetuning(config), None
     if checkpoints:
         _check_same(config, Path(checkpoints) / CONFIG)

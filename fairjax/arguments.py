@@ -26,12 +26,20 @@ def scale(name: str, value: Any) -> None:
 
 
 def texts(name: str, value: Sequence[str]) -> None:
-    """Raises TypeError unless `value` is a sequence of texts, rather than one."""
+    """Raises TypeError unless `value` is a sequence of texts, rather than one, or some in no order."""
     if isinstance(value, str):
         raise TypeError(f"{name} is one text: give a list of them, [{value!r}]")
+    if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        raise TypeError(f"{name} is a {type(value).__name__}: give a list of texts")
     for place, text in enumerate(value):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{place}] = {text!r} must be text")
+
+
+def given(name: str, value: Any, kind: type) -> None:
+    """Raises TypeError unless `value` is of one of the classes that `fairjax` exports."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}: it must be a fairjax.{kind.__name__}")
 
 
 def pictures(name: str, value: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from transformers import CLIPTokenizer
 
 from fairjax import arguments, files, hub, kinds, memory, parallel
@@ -69,7 +70,7 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = PORTRAITS, dtype: str = "float32", *, weights: bool = True
+        cls, name: str | Path = PORTRAITS, dtype: DTypeLike = "float32", *, weights: bool = True
     ) -> Pipeline:  # fmt: skip
         """Reads a pipeline.
 
@@ -83,6 +84,7 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: one line naming the file and what is wrong with it.
         """
+        dtype = getattr(dtype, "__name__", str(dtype))  # jnp.bfloat16 is as good as its name
         if dtype not in _DTYPES:
             raise ValueError(f"dtype = {dtype!r} must be {' or '.join(_DTYPES)}")
         kinds.check(find(name, files=hub.KIND))  # before the weights of a kind that is not supported are downloaded
@@ -184,8 +186,11 @@ class Pipeline:
         return math.prod(self.image_size) * blocks[len(blocks) - 1]["resnets"][0]["conv1"]["kernel"].shape[2]
 
     def noise(self, image_keys: jax.Array) -> jax.Array:
-        """Standard normal latents, one for each key: an image depends on its key and on nothing else."""
-        return jax.vmap(lambda key: jax.random.normal(key, self.latent_shape))(image_keys)
+        """Standard normal latents, one for each key: an image depends on its key and on nothing else.
+
+        In float32 also where the user has jax count in float64, of which other numbers would be drawn.
+        """
+        return jax.vmap(lambda key: jax.random.normal(key, self.latent_shape, jnp.float32))(image_keys)
 
     def sample(
         self, params: dict[str, Params], bundle: Bundle, ids: jax.Array, empty: jax.Array, prompts: jax.Array,
@@ -264,9 +269,10 @@ class Pipeline:
             first: the place of the first prompt, where these are a part of a longer list.
             on_batch: told how many images a finished batch had.
         """
-        if not len(prompts) or num_images < 1:
+        arguments.texts("prompts", prompts)
+        arguments.whole("num_images", num_images, 0)
+        if not (len(prompts) and num_images):
             raise ValueError("there is no image to make: prompts and num_images must be at least one each")
-        arguments.whole("num_images", num_images, 1)
         rows = np.stack(np.meshgrid(np.arange(len(prompts)), np.arange(num_images), indexing="ij"), -1).reshape(-1, 2)
         images = []
         for made in self.draw(

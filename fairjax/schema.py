@@ -1,8 +1,8 @@
 """Typed configuration: pydantic schemas, read from YAML and from `--section.field VALUE` on the command line.
 
 A schema is a `Section` whose fields are values or further sections. Every mistake in a value becomes a
-`UserError` of one line that says where it is, what was given and what would be right. This module imports
-neither jax nor numpy, so that `--help` answers at once.
+`UserError` of one line that says where it is, what was given and what would be right; of a section made in Python,
+a ValueError. This module imports neither jax nor numpy, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -34,11 +34,29 @@ class Section(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def __init__(self, /, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except pydantic.ValidationError as error:
+            raise ValueError(schema_errors.explain(error, type(self), _plain(fields))) from None
+
+    __init__.__pydantic_base_init__ = True  # pydantic: sections inside another need not go through it
+
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
-        """In Python, too, a list is as good as a tuple."""
-        return as_tuples(value)
+        """In Python, too, a list is as good as a tuple, and so are an array and its numbers."""
+        return as_tuples(_listed(value))
+
+
+def _listed(value: Any) -> Any:
+    """`value` with lists and Python's numbers for the arrays and numbers of NumPy and JAX in it."""
+    match value:
+        case dict():
+            return {name: _listed(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_listed(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 Schema = TypeVar("Schema", bound=Section)

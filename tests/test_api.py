@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -15,11 +16,14 @@ import fairjax
 from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.api import Finetuned
+from fairjax.evaluation import measuring
 from fairjax.evaluation.scores import Scoring, without_errors
 from fairjax.faces import reading
+from fairjax.faces.classifier import Classifier
 from fairjax.fairness.attributes import Attribute
 from fairjax.fairness.intervals import corrected_interval
 from fairjax.hub import find
+from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, world
 from fairjax.portraits.occupations import OCCUPATIONS
@@ -43,9 +47,6 @@ def lines_of_readme():
 def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys):
     """On a small world in place of the embedded one, with fewer images and steps."""
     monkeypatch.chdir(tmp_path)
-    pipeline = fairjax.Pipeline.from_pretrained(small_world)
-    bundle = bundles.init(("unet",), pipeline.params, 2, 1, jax.random.key(0))
-    fairjax.save_adapter(bundle, pipeline, Path("runs/portraits-gender/adapter"))
     for module in (pipelines, reading):
         monkeypatch.setattr(module, "find", lambda *_, **__: small_world)
     made = {}
@@ -88,7 +89,12 @@ MISTAKES = {
     "one prompt": ({"prompts": "a pilot"}, r"prompts is one text: give a list of them, \['a pilot'\]"),
     "a prompt that is none": ({"prompts": ["a pilot", 1]}, r"prompts\[1\] = 1 must be text"),
     "no prompt": ({"prompts": []}, "there is no image to make"),
+    "prompts in no order": ({"prompts": {"a pilot", "a chef"}}, "prompts is a set: give a list of texts"),
+    "prompts that can be had once": ({"prompts": iter(["a pilot"])}, "prompts is a list_iterator: give a list"),
+    "nothing for prompts": ({"prompts": None}, "prompts is a NoneType: give a list of texts"),
     "no image": ({"num_images": 0}, "there is no image to make"),
+    "fewer than none": ({"num_images": -1}, "num_images = -1 must be at least 0"),
+    "images in words": ({"num_images": "4"}, "num_images = '4' must be a whole number"),
     "half an image": ({"num_images": 2.0}, "num_images = 2.0 must be a whole number"),
     "a seed of too many bits": ({"seed": 2**32}, "seed = 4294967296 must be from 0 to 4294967295"),
     "a seed below 0": ({"seed": -1}, "seed = -1 must be from 0"),
@@ -141,6 +147,68 @@ def test_a_notebook_shows_what_there_is(small_world):
         fairjax.finetune({})
     with pytest.raises(ValueError, match="dtype = 'fp16' must be float32 or bfloat16"):
         fairjax.Pipeline.from_pretrained(small_world, dtype="fp16")
+    for dtype in (jnp.bfloat16, pipeline.dtype, np.float32):
+        assert fairjax.Pipeline.from_pretrained(small_world, dtype=dtype, weights=False).dtype == dtype
+    for call in (
+        lambda: fairjax.measure_bias("portraits", ["a pilot"]),
+        lambda: fairjax.load_adapter(pipeline, "runs/x"),
+        lambda: fairjax.save_adapter({}, "runs/x", pipeline),
+    ):
+        with pytest.raises(TypeError, match="pipeline is a str: it must be a fairjax.Pipeline$"):
+            call()
+
+
+def test_a_folder_in_place_of_the_callback_is_told_before_a_step_is_taken():
+    with pytest.raises(TypeError, match="on_step = 'runs/x' must be a function; .* checkpoints='runs/x'"):
+        fairjax.finetune(fairjax.Experiment(), "runs/x")
+
+
+PORTRAITS = np.zeros((1, 2, 64, 64, 3), np.uint8)
+
+
+def test_classes_name_what_is_counted():
+    seen, names = fairjax.classify(PORTRAITS), fairjax.classes()
+    assert {name: probs.shape[-1] for name, probs in seen.probs.items()} == {
+        name: len(names[name]) for name in seen.probs
+    }
+    assert names["gender"] == ("female", "male") and names["occupation"][seen.recognised[0, 0]] in names["occupation"]
+
+
+def test_what_was_compiled_to_classify_serves_the_next_call():
+    """Else each cell of a notebook would compile, and each program would stay."""
+    fairjax.classify(PORTRAITS)
+    compiled = measuring._judging.cache_info().misses
+    fairjax.classify(PORTRAITS)
+    assert measuring._judging.cache_info().misses == compiled
+
+
+def test_classifiers_are_alike_only_if_their_heads_have_one_order():
+    def made(*heads):
+        return Classifier.make(MobileNetV3Config.large(4), {name: ("no", "yes") for name in heads}, SIDE)
+
+    assert made("hat", "tie") == made("hat", "tie") and hash(made("hat", "tie")) == hash(made("hat", "tie"))
+    assert made("hat", "tie") != made("tie", "hat")
+
+
+def test_a_user_who_counts_in_float64_gets_the_same_images(small_world):
+    usual = fairjax.Pipeline.from_pretrained(small_world).generate(["a pilot"], num_steps=2)
+    with jax.enable_x64(True):
+        wide = fairjax.Pipeline.from_pretrained(small_world).generate(["a pilot"], num_steps=2)
+    np.testing.assert_array_equal(wide, usual)
+
+
+def test_checkers_of_types_read_the_package():
+    package = Path(fairjax.__file__).parent
+    assert (package / "py.typed").is_file()
+    assert '"py.typed"' in (README.parent / "pyproject.toml").read_text()
+
+
+def test_a_folder_holds_the_adapter_that_was_saved_last(small_world, tmp_path):
+    """A cell that is run again with other kinds: what was there of the first would be read as a part of it."""
+    pipeline = fairjax.Pipeline.from_pretrained(small_world)
+    for kinds in (("unet", "soft_prompt"), ("unet",), ("soft_prompt",), ("unet",)):
+        fairjax.save_adapter(bundles.init(kinds, pipeline.params, 2, 1, jax.random.key(0)), pipeline, tmp_path)
+        assert fairjax.load_adapter(tmp_path, pipeline).keys() == set(kinds)
 
 
 def test_what_ships_is_small_and_codes_portraits_well():

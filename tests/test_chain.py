@@ -271,13 +271,27 @@ def test_gradient_does_not_depend_on_the_microbatch(world, mode):
             close(gradient(microbatch, num_steps), expected, 1e-5)
 
 
+def test_a_user_who_counts_in_float64_has_the_same_steps_chosen():
+    how, (noise, context) = {"grad_steps": 1, "image_keys": KEYS}, draw(0, (len(KEYS), 2, 2, 1), (len(KEYS), 1))
+
+    def gradient():
+        def loss(weight):
+            return (sample(lambda w, x, t, c: w * x * t[0], weight, context, noise, TABLE, 7, **how) ** 2).sum()
+
+        return jax.grad(loss)(jnp.float32(1e-3))
+
+    usual = gradient()
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(gradient(), usual, rtol=1e-5)
+
+
 @pytest.mark.parametrize("num_steps, grad_steps", [(7, 3), (6, 2), (3, 5)])
 def test_the_estimate_from_few_steps_has_no_bias(world, num_steps, grad_steps, monkeypatch):
     """The choice changes with u at multiples of 1 / S only: a mean over S values of u is the expectation."""
     params, context, noise, target = jax.tree.map(jnp.asarray, world)
     repeat = partial(jnp.repeat, repeats=num_steps, axis=0)
     context, noise, target = {"shift": repeat(context["shift"][:1])}, repeat(noise[:1]), repeat(target[:1])
-    monkeypatch.setattr(jax.random, "uniform", lambda key: (key + 0.5) / num_steps)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, *_: (key + 0.5) / num_steps)
     full = jax.grad(loss, (0, 1))(params, context, noise, target, num_steps)
     estimate = jax.grad(partial(loss, grad_steps=grad_steps, image_keys=jnp.arange(num_steps)), (0, 1))(
         params, context, noise, target, num_steps

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import jax.numpy as jnp
+import numpy as np
 import pydantic
 import pytest
 from pydantic import Field
@@ -94,6 +96,37 @@ def test_a_list_in_python_is_as_good_as_a_tuple():
     lists = Experiment(training={"size": [1, 2]}, attributes=[{"name": "a", "target": [0.5, 0.5]}])
     assert lists == Experiment(training=Training(size=(1, 2)), attributes=(Attribute(name="a", target=(0.5, 0.5)),))
     assert isinstance(lists.attributes[0].target, tuple)
+
+
+def test_arrays_and_their_numbers_are_as_good_as_pythons():
+    arrays = Experiment(
+        training={"steps": np.int64(3), "rate": jnp.float32(0.5), "size": (np.int32(1), 2)},
+        attributes=[{"name": "a", "target": np.array([0.5, 0.5])}], verbose=np.True_,
+    )  # fmt: skip
+    assert arrays == Experiment(
+        training=Training(steps=3, rate=0.5, size=(1, 2)), attributes=(Attribute(name="a", target=(0.5, 0.5)),),
+        verbose=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="^training.steps = 3.0: must be an integer$"):
+        Experiment(training={"steps": np.float64(3)})
+
+
+IN_PYTHON = [
+    ({"training": {"stepz": 3}}, "unknown field training.stepz (did you mean training.steps?)"),
+    ({"steps": 3}, "unknown field steps (did you mean training.steps?)"),
+    ({"training": {"steps": "3"}}, "training.steps = '3': must be an integer"),
+    ({"training": 3}, "training = 3: must be a section of fields"),
+    ({"attributes": ({"name": "a", "target": ("x",)},)}, "attributes.0.target.0 = 'x': must be a number"),
+    ({"attributes": "a"}, "attributes = 'a': must be a list"),
+    ({"name": 3, "span": Span(), "verbose": 4}, "name = 3: must be text; verbose = 4: must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), IN_PYTHON)
+def test_mistakes_in_python_are_told_in_one_line(fields, message):
+    with pytest.raises(ValueError) as caught:
+        Experiment(**fields)
+    assert str(caught.value) == message
 
 
 def test_yaml_numbers_are_those_one_expects(tmp_path):

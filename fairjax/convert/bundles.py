@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fairjax import files, kinds
+from fairjax import arguments, files, kinds
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
@@ -33,18 +33,24 @@ _CLASSES = {
 
 
 def save_adapter(bundle: Bundle, pipeline: Pipeline, folder: str | Path) -> None:
-    """Writes the bundle's parts into `folder`, as diffusers and `load_adapter` read them.
+    """Writes the bundle's parts into `folder`, in place of an adapter there, as diffusers and `load_adapter` read them.
 
     Args:
         pipeline: what they were trained for, whose modules name their factors.
     """
     bundles.check(bundle)
+    arguments.given("pipeline", pipeline, Pipeline)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    lora_file, embeddings = folder / adapters.LORA_FILE, folder / adapters.EMBEDDINGS_FILE
     if loras := _loras(bundle):
-        adapters.save_lora(folder / adapters.LORA_FILE, _networks(pipeline), loras)
+        adapters.save_lora(lora_file, _networks(pipeline), loras)
+    else:  # one that was here would be read as a part of this
+        lora_file.unlink(missing_ok=True)
     if "soft_prompt" in bundle:
-        adapters.save_soft_prompt(folder / adapters.EMBEDDINGS_FILE, bundle["soft_prompt"])
+        adapters.save_soft_prompt(embeddings, bundle["soft_prompt"])
+    else:
+        embeddings.unlink(missing_ok=True)
 
 
 def save_kohya(bundle: Bundle, pipeline: Pipeline, path: Path) -> None:
@@ -136,6 +142,7 @@ def load_adapter(source: str | Path, pipeline: Pipeline) -> Bundle:
     Raises:
         ValueError, OSError: one line, where nothing is there or it was made for another model.
     """
+    arguments.given("pipeline", pipeline, Pipeline)
     path = Path(source)
     if (path / ADAPTER).is_dir():
         path = path / ADAPTER

@@ -65,7 +65,7 @@ def sample(
         raise ValueError(f"grad_steps = {grad_steps} needs image_keys, which choose the steps of each image")
     plan = _Plan(denoise, gradient, grad_steps, microbatch)
     row = jax.tree.map(lambda rows: jnp.asarray(rows)[num_steps - 1], table)
-    offsets = None if grad_steps is None else jax.vmap(jax.random.uniform)(image_keys)
+    offsets = None if grad_steps is None else jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(image_keys)
     run = _Run(row.steps, row.weights.get(gradient), jnp.asarray(num_steps), offsets)
     return _chain(plan, params, jax.tree.map(jnp.asarray, context), jnp.asarray(noise), run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,10 @@ ERRORS = "held_out.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
-    """`logits(params, images)` by head; `params` are apart, so that a jitted step does not hold them as constants."""
+    """`logits(params, images)` by head; `params` are apart, so that a jitted step does not hold them as constants.
+
+    Read twice, it is the same: what was compiled with one is run with the other.
+    """
 
     network: Network
     config: MobileNetV3Config
@@ -42,6 +46,16 @@ class Classifier:
                 f"{where}: the heads have {total} classes; they must be num_classes = {config.num_classes}"
             )
         return cls(functional(lambda rngs: MobileNetV3(config, rngs=rngs)), config, heads, image_size)
+
+    def _told(self) -> tuple[Any, ...]:
+        """What it computes goes by; the order of the heads is part of it."""
+        return self.config, tuple(self.heads.items()), self.image_size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Classifier) and self._told() == other._told()
+
+    def __hash__(self) -> int:
+        return hash(self._told())
 
     def parts(self) -> dict[str, slice]:
         """Which of the logits belong to which head."""

@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
         return {name: jax.nn.softmax(logits) for name, logits in self.logits.items()}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Judge:
     """A locator, and classifiers of what it finds.
 
