@@ -82,7 +82,8 @@ def _of_folder(folder: Path, cache: str) -> dict[str, Dataset]:
     ends = {kind: [end for end, other in _FORMATS.items() if other == kind] for kind in readers}
     ends["csv"] += [".tsv"]
     ends["imagefolder"] += [*ImageFolder.EXTENSIONS, *map(str.upper, ImageFolder.EXTENSIONS)]
-    there = DataFilesDict.from_patterns(get_data_patterns(str(folder)), str(folder))
+    here = glob.escape(str(folder))
+    there = DataFilesDict.from_patterns(get_data_patterns(here), here)
     for file in [Path(file) for files in there.values() for file in files]:
         if file.suffix.lower() not in ImageFolder.EXTENSIONS:
             _check_unpacked(file)

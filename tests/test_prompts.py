@@ -515,6 +515,12 @@ def test_what_is_packed_is_not_unpacked_whatever_its_name(name, kind, tmp_path):
         tables.read(str(path if name == "a.csv" else path.parent))
 
 
+def test_a_folder_of_any_name_is_read(tmp_path):
+    (tmp_path / "a[1] b*").mkdir()
+    write(tmp_path / "a[1] b*" / "train.csv")
+    assert tables.read(str(tmp_path / "a[1] b*"))["train"]["job"] == list(NAMES)
+
+
 def test_a_folder_of_something_else_is_told(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(ValueError, match="should hold pictures, or files that end in .csv"):
