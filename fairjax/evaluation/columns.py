@@ -111,9 +111,8 @@ class Studio:
                 continue
             rest = range(place + 1, len(texts))
             end = next((other for other in rest if _is_kept(paths[other], labels[other])), len(texts))
-            size = self.at_once(
-                len(prompts), setting
-            )  # not before: hosts ask each other, and one alone reads what is kept
+            # not before: hosts ask each other, and one alone reads what is kept
+            size = self.at_once(len(prompts), setting)
             for made in self._made(column, texts[place:end], setting, on_batch, place, size):
                 for each in made:
                     if parallel.is_first():

@@ -7,6 +7,7 @@ each, or else a folder for each class. FairFace's columns are known; for others,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import os
@@ -66,23 +67,24 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.table)
 
+    @functools.cached_property
+    def _stored(self) -> datasets.Dataset:
+        """Their bytes, or the paths where they are; `datasets` would open them, even what Ghostscript runs."""
+        return self.table.select_columns(self.column).cast_column(self.column, datasets.Image(decode=False))
+
     def picture(self, number: int) -> Any:
-        """As a `PIL.Image`; `datasets` would open what Ghostscript runs, too."""
-        stored = self._stored(number)
+        """As a `PIL.Image`."""
+        stored = self._stored[number][self.column]
         return photos.opened(Path(stored["path"]) if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
 
     def name(self, number: int) -> str:
         """The file of a picture, or its number where it lies in none."""
-        return self._stored(number)["path"] or f"picture {number}"
-
-    def _stored(self, number: int) -> dict[str, Any]:
-        """A picture's bytes, or the path where they are."""
-        return self.table.select([number]).cast_column(self.column, datasets.Image(decode=False))[0][self.column]
+        return self._stored[number][self.column]["path"] or f"picture {number}"
 
     def digest(self) -> str:
         """SHA-256 of the pictures as they are stored, in their order."""
         found = hashlib.sha256()
-        for row in self.table.select_columns(self.column).cast_column(self.column, datasets.Image(decode=False)):
+        for row in self._stored:
             stored = row[self.column]
             here = stored["bytes"] is None and Path(stored["path"]).is_file()
             known = Path(stored["path"]).read_bytes() if here else stored["bytes"] or stored["path"].encode()
