@@ -459,7 +459,7 @@ def test_a_table_does_not_have_pictures_of_elsewhere_read(tmp_path):
     (tmp_path / "faces").mkdir()
     table = pyarrow.Table.from_pylist(rows, features.arrow_schema)
     pyarrow.parquet.write_table(table, tmp_path / "faces" / "train.parquet")
-    with pytest.raises(ValueError, match="has pictures that are not in it"):
+    with pytest.raises(ValueError, match="some of its pictures are only paths, to files that are not read"):
         labelled.read_together(str(tmp_path / "faces"))
 
 

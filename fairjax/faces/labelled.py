@@ -69,8 +69,7 @@ class Labelled:
 
     @functools.cached_property
     def _stored(self) -> datasets.Dataset:
-        """Their bytes, or the paths where they are; `datasets` would open them, even what Ghostscript runs."""
-        return self.table.select_columns(self.column).cast_column(self.column, datasets.Image(decode=False))
+        return _unopened(self.table, self.column)
 
     def picture(self, number: int) -> Any:
         """As a `PIL.Image`."""
@@ -90,6 +89,11 @@ class Labelled:
             known = Path(stored["path"]).read_bytes() if here else stored["bytes"] or stored["path"].encode()
             found.update(hashlib.sha256(known).digest())
         return found.hexdigest()
+
+
+def _unopened(table: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The pictures' bytes, or the paths where they are; `datasets` would open them, even what Ghostscript runs."""
+    return table.select_columns(column).cast_column(column, datasets.Image(decode=False))
 
 
 def told(*parts: Labelled) -> str:
@@ -233,13 +237,11 @@ def _pictures(name: str, table: datasets.Dataset) -> str:
     if not columns:
         raise ValueError(f"{name} has no pictures; its columns are {', '.join(table.features)}")
     (column, *_) = columns
-    stored = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).with_format("arrow")
+    stored = _unopened(table, column).with_format("arrow")
     if table.info.builder_name != "imagefolder" and any(
         chunk.field("bytes").null_count for batch in stored.iter(_SCANNED) for chunk in batch[column].chunks
     ):
-        raise ValueError(
-            f"{name}: it has pictures that are not in it, but at best in files of elsewhere, which are not read"
-        )
+        raise ValueError(f"{name}: some of its pictures are only paths, to files that are not read: it must hold them")
     return column
 
 
