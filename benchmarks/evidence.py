@@ -144,10 +144,11 @@ def train(run: Run, steps: int, said: Fields) -> None:
         return
     config, fields = FINETUNINGS[run.finetuning]
     unmeasured = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2, "validation.every": None}
-    people = {"prompts.nobody_share": 0}  # as in the paper: every prompt tells of what is studied
+    # What the default was when the studies began; as in the paper every prompt tells of what is studied.
+    begun = {"prompts.nobody_share": 0, "loss.threshold": 0.4, "loss.other_attributes": 0}
     run_steps = round(steps * PACES.get(run.finetuning, 1))
     own = {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
-    fields = unmeasured | people | fields | said | own
+    fields = unmeasured | begun | fields | said | own
     path = ROOT / "configs" / "portraits" / f"{config}.yaml"
     subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
 

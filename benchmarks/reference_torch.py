@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.torch_networks import TorchMobileNetV3, TorchSFNet, face_crops, face_squares, torch_align
 from fairjax.convert.rules import to_torch
 from fairjax.faces import reading
-from fairjax.faces.judges import PRESENCE
+from fairjax.faces.judges import PRESENCE, RECOGNITION
 from fairjax.hub import find
 
 Tensor = torch.Tensor
@@ -227,7 +227,7 @@ class TorchStep:
         if PRESENCE in logits:
             shown = logits.pop(PRESENCE).argmax(1).eq(1).cpu().numpy()
             faces = faces._replace(has_face=faces.has_face & shown)
-        return Seen(faces, {name: logits[name] for name in self.attributes}, self._identity(images, faces))
+        return Seen(faces, logits, self._identity(images, faces))
 
     def _identity(self, images: Tensor, faces: Faces) -> Tensor:
         """Embeddings [n, d] of faces, of length 1: of the sum over the face and its mirror image."""
@@ -275,7 +275,22 @@ class TorchStep:
         change = sum(1 - F.cosine_similarity(ours.float(), theirs.float()) for ours, theirs in pairs)
         wished = self._wished(chosen, seen, before)
         strangeness = torch.where(self._on(pulled), 1 - F.cosine_similarity(seen.identity, wished), 0)
-        return fairness + section.image * self._on(chosen.factor1) * change + section.face * strangeness
+        return (
+            fairness
+            + section.image * self._on(chosen.factor1) * change
+            + section.face * strangeness
+            + section.other_attributes * self._drift(seen, before, both)
+        )
+
+    def _drift(self, seen: Seen, before: Seen, both: np.ndarray) -> Tensor:
+        """How far the faces show something else of the attributes that are not in the target."""
+        drift = torch.zeros(len(both), device=self.device)
+        for name in seen.logits:
+            if name in self.attributes or name == RECOGNITION:
+                continue
+            ours, theirs = (one.logits[name].float().log_softmax(1) for one in (seen, before))
+            drift += F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+        return torch.where(self._on(both), drift, 0)
 
     def _meaning(self, images: Tensor) -> list[Tensor]:
         return [network(prepare(images).to(network.dtype)) for network, prepare in self.semantics]

@@ -254,16 +254,19 @@ class TrainingSection(Section):
 
 class LossSection(Section):
     threshold: float = Field(
-        0.4,
-        ge=0,
-        le=1,
-        description="images less certain of their target get none; the paper has 0.2",
+        0.2, ge=0, le=1, description="images less certain of their target get none; 0.2 in the paper, too"
     )
     num_sets: Annotated[int, Field(ge=1, le=100_000)] = Field(
         500, description="how many sets of labels are drawn for a prompt's targets, where all cannot be gone through"
     )
     image: float = Field(4.0, ge=0, description="weight of keeping the image's semantics; 8 in the paper")
     face: float = Field(0.1, ge=0, description="weight of keeping faces real; 1 in the paper, for gender alone")
+    other_attributes: float = Field(
+        0.1,
+        ge=0,
+        description="weight of keeping what faces show of attributes that are told and not in the target; 0 in the "
+        "paper",
+    )
     factor1: dict[str, Factor] = Field(
         {"gender": 0.2}, description="by attribute: how firmly an image that must change is held to what it was"
     )

@@ -24,14 +24,17 @@ from fairjax import generate, parallel
 from fairjax.config import Experiment
 from fairjax.convert.bundles import load_adapter
 from fairjax.evaluation import run as evaluation_run
+from fairjax.fairness.attributes import Attribute
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import occupations
 from fairjax.program import UserError
 from fairjax.schema import dump, load
+from fairjax.training import plan
 from fairjax.training import run as training_run
 from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.interruption import TO_GO_ON
 from fairjax.training.log import Log
+from fairjax.training.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("read_once")
 ROOT = Path(__file__).parent.parent
@@ -133,6 +136,14 @@ def test_long_programs_go_on_where_what_they_print_is_taken_no_more(
         assert program.main([*given, "--output", str(tmp_path / "run")]) == code
     told = capsys.readouterr().err
     assert told == "warning: not all that is told can be printed: no space left on device\n"
+
+
+def test_other_settings_are_measured_where_a_sweep_is_asked_for(monkeypatch, tmp_path):
+    settings = []
+    monkeypatch.setattr(evaluation_run, "evaluate", lambda config, *_: settings.append(len(config.evaluation.sweep)))
+    for more in ([], ["--sweep"]):
+        assert eval_program.main(["--adapter", "of/no/run", "--output", str(tmp_path / "found"), *more]) == 0
+    assert settings == [0, 6]
 
 
 @pytest.mark.parametrize("original", [False, True])
@@ -247,7 +258,10 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     run = tmp_path / "run"
     measures = shutil.copytree(small_world / "image_semantics", tmp_path / "clip")  # a network that measures alone
     asked = [*TINY, *arguments(small_world), f"--judges.evaluation_semantics=[{measures}]", "--output", str(run)]
-    assert train_program.main(asked) == 0
+    how = ["--training.keep", "1", "--training.keep_every", "1", "--training.images_every", "1"]
+    looked = []
+    monkeypatch.setattr(Watch, "alive", lambda watch: looked.append(watch))
+    assert train_program.main([*asked, *how]) == 0
     told = capsys.readouterr().out
     assert (
         "an exactly fair model measures" in told
@@ -256,7 +270,12 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     )
     left = {path.name for path in run.iterdir()}
     assert left >= {"config.yaml", "checkpoints", "adapter", "log.jsonl", "results.json", "before_after.png"}
+    assert looked and load_adapter(run / "best", Pipeline.from_pretrained(str(small_world)))  # of the look at the end
+    assert {"1", "2"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    board = b"".join(path.read_bytes() for path in (run / "tensorboard").iterdir())
+    assert board.count(b"\x89PNG") == 2 and b"validation/distance" in board
     assert_the_average_is_exported(run, small_world)
+    assert "## Measured" in (run / "adapter" / "README.md").read_text()
     results = json.loads((run / "results.json").read_text())
     for name in ("before", "after"):
         for kind in ("trained", "held_out"):
@@ -376,6 +395,21 @@ def test_generate_writes_a_grid_and_images_that_do_not_overwrite_each_other(smal
     assert generate.main([*asked, "--output", str(tmp_path)]) == 0
     assert len(list(tmp_path.glob("*-before.png"))) == 4
     assert Image.open(tmp_path / "grid.png").size == (2 * 2 * SIDE, 2 * 2 * SIDE)
+
+
+@pytest.mark.parametrize(
+    ("told", "weight", "said"),
+    [
+        (("gender", "age", "skin_tone"), 0.1, "age, skin_tone"),
+        (("gender", "age"), 0, "none (loss.other_attributes = 0)"),
+        (("gender",), 0.1, "none: the classifiers tell no others than the target's"),
+    ],
+)
+def test_a_plan_says_which_attributes_are_kept(told, weight, said):
+    attributes = tuple(Attribute(name, ("this", "that")) for name in told)
+    config = Experiment(loss={"other_attributes": weight})
+    finetuning = types.SimpleNamespace(attributes=attributes, target=config.target, config=config)
+    assert plan.attributes_kept(finetuning) == said
 
 
 def test_a_dry_run_says_what_would_be_downloaded_and_leaves_nothing(models, tmp_path, monkeypatch, capsys, mistake):

@@ -243,6 +243,7 @@ def test_a_dry_run_knows_parameters_and_memory_before_the_weights_are_downloaded
     ]
     assert f"text_encoder, unet: {3 * sum(map(sum, shapes)):,}" in known.stdout
     assert not (tmp_path / "run").exists()
+    assert re.search("attributes kept +│ skin_tone, age ", known.stdout)
     assert re.search(f"to download +│ {MODEL} .* MB", known.stdout) and "MiB while a step runs" in known.stdout
     assert not [line for line in asked if "GET" in line and ".safetensors" in line]
     assert again.returncode == 0, again.stderr

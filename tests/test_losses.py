@@ -9,6 +9,7 @@ from fairjax.fairness.losses import (
     alignment_loss,
     box_overlap,
     cosine_distance,
+    divergence,
     image_factors,
     realism_target,
     scale_gradient_in_box,
@@ -29,6 +30,25 @@ def test_alignment_loss_equals_torch_cross_entropy_on_labelled_images():
 def test_alignment_loss_without_labels_is_zero_with_zero_gradient_even_for_non_finite_logits():
     logits = jnp.array([[jnp.inf, 0.0], [jnp.nan, 1.0], [1e38, -1e38]])
     value, gradient = jax.value_and_grad(lambda x: alignment_loss(x, jnp.full(3, -1)).sum())(logits)
+    assert value == 0 and (gradient == 0).all()
+
+
+def test_divergence_equals_torch_where_images_are_compared_and_leaves_the_frozen_side_alone():
+    ours, frozen = RNG.normal(size=(2, 5, 4)).astype(np.float32) * 10
+    compared = np.array([True, False, True, True, False])
+    log_probs = (torch.tensor(logits).log_softmax(1) for logits in (ours, frozen))
+    expected = torch.nn.functional.kl_div(*log_probs, reduction="none", log_target=True).sum(1).numpy()
+    np.testing.assert_allclose(divergence(ours, frozen, compared), np.where(compared, expected, 0), rtol=1e-5)
+    gradients = jax.grad(lambda *logits: divergence(*logits, compared).sum(), argnums=(0, 1))(ours, frozen)
+    change = jax.nn.softmax(ours) - jax.nn.softmax(frozen)  # by hand
+    np.testing.assert_allclose(gradients[0], np.where(compared[:, None], change, 0), atol=1e-6)
+    assert not gradients[1].any()
+    assert divergence(ours, ours, compared).tolist() == [0] * 5
+
+
+def test_divergence_of_images_that_are_not_compared_is_zero_with_zero_gradient_even_for_non_finite_logits():
+    logits, other = jnp.array([[jnp.inf, 0.0], [jnp.nan, 1.0]]), jnp.array([[0.0, jnp.nan], [1e38, -1e38]])
+    value, gradient = jax.value_and_grad(lambda x: divergence(x, other, jnp.zeros(2, bool)).sum())(logits)
     assert value == 0 and (gradient == 0).all()
 
 

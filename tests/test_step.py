@@ -23,7 +23,8 @@ from fairjax.training.finetuning import Finetuning
 
 PROMPTS, IMAGES, SOLVER_STEPS, GUIDANCE = 2, 4, 3, 2.0
 ATTRIBUTES = ("gender", "age")  # not in the order of the alphabet, which is how jax orders trees
-IMAGE, FACE = 8.0, 0.5
+OTHERS = ("skin_tone",)  # which the classifier tells, too
+IMAGE, FACE, OTHER_ATTRIBUTES = 8.0, 0.5, 0.2
 FACTOR1, FACTOR2, NO_FACE, CONFIDENCE, THRESHOLD = (0.3, 0.45), (0.7, 0.6), 0.15, 0.75, 0.4
 
 # No two numbers of one kind are alike, so that one in the place of another is seen.
@@ -39,6 +40,7 @@ CONFIG = {
     "training.guidance_scale": GUIDANCE,
     "loss.image": IMAGE,
     "loss.face": FACE,
+    "loss.other_attributes": OTHER_ATTRIBUTES,
     "loss.factor1": dict(zip(ATTRIBUTES, FACTOR1, strict=True)),
     "loss.factor2": dict(zip(ATTRIBUTES, FACTOR2, strict=True)),
     "loss.no_face": NO_FACE,
@@ -146,7 +148,7 @@ def eyes(case):
         (classifier,), (network,) = judges.judge.classifiers, params["judge"]["classifiers"]
         logits = classifier.logits(network, images)
         presence = logits["face"][:, 1] - logits["face"][:, 0]
-        logits = {name: logits[name] for name in ATTRIBUTES}
+        logits = {name: logits[name] for name in (*ATTRIBUTES, *OTHERS)}
         (meaning,), faces = judges.meaning(params, images), judges.judge.locator.locate({}, images)
         return Seen(logits, presence, meaning, judges.identity(params, images, faces))
 
@@ -203,17 +205,25 @@ def by_hand(case, seen, original, bank):
         inside = np.where(same, inside, np.minimum(inside, factor2))
         kept &= same & (original.probs(name).max(1) >= CONFIDENCE)
     factors = np.where(has_face, factors, NO_FACE)
-    inside = np.where(has_face & original.has_face(), inside, 1)
+    both_faces = has_face & original.has_face()
+    inside = np.where(both_faces, inside, 1)
+
+    drift = np.zeros(n)
+    for name in OTHERS:
+        probs, frozen = seen.probs(name), original.probs(name)
+        drift += np.where(both_faces, (frozen * np.log(frozen / probs)).sum(1), 0)
+        logits_gradient[name] = OTHER_ATTRIBUTES * np.where(both_faces[:, None], probs - frozen, 0) / n
 
     change, of_meaning = cosine_loss(seen.meaning, original.meaning)
     wished = np.stack([wished_face(i, seen, original, bank, labels, kept) for i in range(n)])
     strangeness, of_identity = cosine_loss(seen.identity, wished)
     image, face = factors * change, np.where(has_face, strangeness, 0)
     scalars = {
-        "loss": np.mean(fairness + IMAGE * image + FACE * face),
+        "loss": np.mean(fairness + IMAGE * image + FACE * face + OTHER_ATTRIBUTES * drift),
         "loss/fairness": fairness.mean(),
         "loss/image": image.mean(),
         "loss/face": face.mean(),
+        "loss/other_attributes": drift.mean(),
         "faces": has_face.mean(),
         "targeted": np.mean([label >= 0 for label in labels]),
         "prompts_without_target": 0,

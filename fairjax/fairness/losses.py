@@ -21,6 +21,19 @@ def alignment_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -jnp.where(is_class, log_probs, 0).sum(axis=1)
 
 
+def divergence(logits: jax.Array, frozen_logits: jax.Array, compared: jax.Array) -> jax.Array:
+    """Kullback-Leibler divergence [N] of the classes by `logits` [N, k] from those by `frozen_logits` [N, k].
+
+    Of the images that are `compared` [N] bool, 0 of the others. No gradient flows into `frozen_logits`. It is what the
+    cross-entropy against the frozen image's probabilities has above the least that it can be.
+    """
+    log_probs, frozen_log_probs = (
+        jax.nn.log_softmax(jnp.where(compared[:, None], each.astype(jnp.float32), 0))
+        for each in (logits, jax.lax.stop_gradient(frozen_logits))
+    )
+    return (jnp.exp(frozen_log_probs) * (frozen_log_probs - log_probs)).sum(axis=1)
+
+
 def normalise(features: jax.Array) -> jax.Array:
     """`features` [..., d] at length 1; zero, with zero gradient, where they are zero; not finite where they are not."""
     features = features.astype(jnp.float32)

@@ -115,6 +115,7 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
     of = f", of {_gib(left)}" if left else ""
     memory, prompts = finetuning.compiled().memory_analysis(), finetuning.prompts(0)
     return {
+        "attributes kept": attributes_kept(finetuning),
         "first prompts": "; ".join(prompt.text for prompt in prompts[:3]),
         "parameters of the model": ", ".join(f"{name} {_millions(count)}" for name, count in networks.items()),
         "parameters of the judges": _millions(num_params(judges)),
@@ -123,6 +124,14 @@ def _sizes(finetuning: Finetuning, console: Console) -> dict[str, str]:
         f"{_gib(memory.temp_size_in_bytes)} while a step runs{of}",
         "images at a time": str(finetuning.microbatch or "all"),
     }
+
+
+def attributes_kept(finetuning: Finetuning) -> str:
+    """Those that are to stay as they are."""
+    others = [each.name for each in finetuning.attributes if each.name not in finetuning.target.attributes]
+    if not others:
+        return "none: the classifiers tell no others than the target's"
+    return ", ".join(others) if finetuning.config.loss.other_attributes else "none (loss.other_attributes = 0)"
 
 
 def _millions(count: int) -> str:

@@ -38,6 +38,7 @@ NOISE, CHOICE, DRAWS = range(3)
 CAUSES = (
     "the frozen model's pixels", "the pixels", "what classifiers say of the frozen model's", "what classifiers say",
     "the image semantics", "the face embedding", "the fairness loss", "the image loss", "the face loss",
+    "the loss of other attributes",
 )  # fmt: skip
 """Where a step may have numbers that are not finite, each a consequence of those before it."""
 
@@ -130,7 +131,7 @@ class Step:
         """
         each, verdicts, (everyone, labels, without) = self._losses(images, original, frozen, batch)
         asked = self._asked_for_somebody(batch)
-        weights = {"fairness": 1.0, "image": self.loss.image, "face": self.loss.face}
+        weights = {"fairness": 1.0} | {name: getattr(self.loss, name) for name in ("image", "face", "other_attributes")}
         total = jnp.mean(sum(weights[name] * value for name, value in each.items()))
         sound = [jnp.isfinite(logits).all() for verdict in verdicts for logits in verdict.logits.values()]
         scalars = {
@@ -163,8 +164,10 @@ class Step:
         )
         kept = jnp.where(asked, factors, 1)  # nothing at all should change where nobody is asked for
         image = kept * self._change(pairs, frozen)
-        face = self._face_loss(pairs, frozen)
-        each = {"fairness": fairness, "image": image, "face": face}
+        each = {
+            "fairness": fairness, "image": image, "face": self._face_loss(pairs, frozen),
+            "other_attributes": self._drift(pairs),
+        }  # fmt: skip
         return each, (verdict, frozen_verdict), (everyone, labels, without)
 
     def _asked_for_somebody(self, batch: Batch) -> jax.Array:
@@ -238,6 +241,16 @@ class Step:
         if not self.loss.face_untargeted:
             pulled &= jnp.any(jnp.stack(labels) >= 0, axis=0)
         return jnp.where(pulled, losses.cosine_distance(embeddings, wished), 0)
+
+    def _drift(self, pairs: Pairs) -> jax.Array:
+        """How far the faces show something else of the attributes that are not in the target."""
+        ours, theirs = pairs.verdict, pairs.frozen_verdict
+        both = ours.has_face & theirs.has_face
+        drift = jnp.zeros(both.shape)
+        for name in ours.logits:
+            if name not in self.attributes:
+                drift += losses.divergence(ours.logits[name], theirs.logits[name], both)
+        return drift
 
     def _in_chunks(self, network: Callable[..., Any], *shown: Any) -> Any:
         """What a network says of images, `microbatch` of them at a time."""
