@@ -5,7 +5,9 @@ python tests/browsing.py runs/portraits-gender/evaluation-1000/report.html
 
 import argparse
 import contextlib
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -22,10 +24,12 @@ def chromium():
 
 @contextlib.contextmanager
 def browser():
+    """One that leaves nothing in the user's home."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, sync_playwright() as playwright:
+        own = os.environ | {"XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home}
+        running = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"], env=own)
         yield running
         running.close()
 

@@ -17,6 +17,7 @@ from devices import OLDER_EMITTERS, flags
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers have that of the process that started them
     _COMPILED = tempfile.TemporaryDirectory(prefix="fairjax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ.setdefault("MPLCONFIGDIR", os.environ["JAX_COMPILATION_CACHE_DIR"])  # else matplotlib's is the user's home
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{flags(8)} {os.environ.get('XLA_FLAGS', '')}"

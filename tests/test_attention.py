@@ -84,6 +84,7 @@ def test_cudnn_is_given_even_lengths_and_told_the_true_ones(monkeypatch, queries
         (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 4096, 4096, 40, "cudnn"),
         (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 1024, 77, 80, "cudnn"),
         (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 256, 256, 160, "xla"),  # wider than its kernel takes
+        (("gpu", "NVIDIA H200", 9.0), BFLOAT16, 4096, 4096, 36, "xla"),  # in eights
         (("gpu", "NVIDIA A100", 8.0), BFLOAT16, 4096, 4096, 40, "cudnn"),
         (("gpu", "NVIDIA GeForce RTX 2080 Ti", 7.5), BFLOAT16, 4096, 4096, 40, "xla"),  # cuDNN has none for it
         (("gpu", "NVIDIA H200", 9.0), FLOAT32, 4096, 4096, 40, "xla"),
@@ -91,6 +92,7 @@ def test_cudnn_is_given_even_lengths_and_told_the_true_ones(monkeypatch, queries
         (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 4096, 4096, 40, "pallas"),
         (("tpu", "TPU v5 lite", INFINITE), FLOAT32, 9216, 9216, 64, "pallas"),  # 768 pixels
         (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 4096, 77, 40, "xla"),  # the words of a prompt
+        (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 5776, 5776, 40, "xla"),  # 608 pixels: no multiple of 128
         (("tpu", "TPU v5 lite", INFINITE), BFLOAT16, 256, 256, 160, "xla"),
     ],
 )

@@ -160,11 +160,7 @@ def test_checkpoints_of_another_adapter_are_refused_from_python_too(tmp_path):
         finetune(Experiment(), checkpoints=tmp_path / "checkpoints")
 
 
-class Stop(Exception):
-    """Stands for a kill."""
-
-
-def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(tmp_path, monkeypatch):
+def test_every_step_of_a_checkpoint_is_told_before_it_is_saved(monkeypatch):
     """A kill between the two leaves a line that a resumed run drops; the other way round one would be lost."""
     small = {"training.steps": 2, "training.save_every": 2, "training.num_steps": (1, 1), "training.grad_steps": 1}
     finetuning = Finetuning(load(Experiment, None, small), parallel.mesh(1))

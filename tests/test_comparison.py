@@ -339,7 +339,7 @@ def test_who_is_told_of_a_batch_finds_what_is_whole_kept(tmp_path):
 
 
 @pytest.mark.faults("a damaged file of images", count=5)
-def test_damaged_images_are_made_again(comparison, tmp_path, capsys):
+def test_damaged_images_are_made_again(tmp_path, capsys):
     """Whatever happened to a file: the evaluation goes on, says so, and measures what it would have."""
     painter, column, texts = Painter(), Column("before", {}), ["a chef"]
     studio = Studio(painter, load(Experiment, None, {"evaluation.images_per_prompt": 2}).evaluation, tmp_path)

@@ -43,3 +43,15 @@ def test_an_entry_without_its_time_keeps_nothing_from_being_kept(tmp_path):
     assert before and len(times) == len(before)
     times[0].unlink()
     assert before < compile_one("ours", 2, folder, XDG_CACHE_HOME=str(tmp_path))
+
+
+@pytest.mark.parametrize(("cores", "devices"), [(5, 4), (20, 8)])
+def test_a_cpu_is_as_many_devices_as_it_has_cores(cores, devices):
+    """A power of two of them, eight at most: what makes a step on a CPU half as long again is seen nowhere else."""
+    program = (
+        f"import os; os.sched_getaffinity = lambda _: range({cores})\n"
+        "from fairjax import parallel; parallel.prepare()\nimport jax; print(jax.device_count())"
+    )
+    environment = os.environ | {"XLA_FLAGS": ""}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert run.stdout == f"{devices}\n", run.stderr

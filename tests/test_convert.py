@@ -377,7 +377,7 @@ def test_what_a_run_measured_is_said_of_its_adapter_on_its_model_alone(measured,
     assert "finetuned with fairjax on `portraits`" in card and "## Measured" not in card
 
 
-def test_what_cannot_be_converted_is_one_line(run, bundle, small_world, mistake, tmp_path):
+def test_what_cannot_be_converted_is_one_line(run, small_world, mistake, tmp_path):
     folder, new = run(KINDS["text encoder"]), tmp_path / "new"
     soft = run(KINDS["soft tokens"])
     lora = folder / "adapter" / adapters.LORA_FILE

@@ -10,18 +10,9 @@ from fairjax.fairness.metrics import (
     bias_without_floor,
     divergence,
     divergence_without_floor,
-    fair_floor,
     total_variation,
     total_variation_without_floor,
 )
-
-
-@pytest.mark.parametrize(
-    ("num_images", "classes", "floor"),
-    [(60, 2, 0.103), (80, 4, 0.063), (160, 2, 0.063), (160, 4, 0.045), (160, 8, 0.031)],
-)
-def test_the_floor_of_a_fair_model_is_the_golden_number(num_images, classes, floor):
-    assert fair_floor(num_images, classes) == pytest.approx(floor, abs=0.003)
 
 
 def test_divergence_from_a_target():

@@ -1,4 +1,4 @@
-"""The launch lines of docs/pods.md are what a shell and our programs understand; none is run."""
+"""The lines of README and docs, of those that launch pods too, are what a shell and our programs take; none is run."""
 
 import re
 import shutil
@@ -7,10 +7,18 @@ from pathlib import Path
 
 import yaml
 
+import eval as eval_program
 import train
+from fairjax import generate
 from fairjax.config import Experiment
-from fairjax.schema import parse
+from fairjax.convert import __main__ as convert
+from fairjax.faces import bank, detect, train_classifier
+from fairjax.schema import load, parse
 
+ROOT = Path(__file__).parent.parent
+PODS, PAGES = ROOT / "docs" / "pods.md", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = {f"fairjax.faces.{module.__name__.rpartition('.')[2]}": module for module in (bank, detect, train_classifier)}
+MODULES |= {"fairjax.generate": generate, "fairjax.convert": convert}
 PROGRAMS = {"gcloud", "git", "ln", "pip", "python", "python3"}
 SHELL = r"""
 command_not_found_handle() { printf '%s\037' "$@"; printf '\036'; }  # all but what the shell has itself
@@ -20,9 +28,8 @@ exec() { "$@"; }
 """
 
 
-def blocks(language):
-    text = Path("docs/pods.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+def blocks(language, page=PODS):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands(script):
@@ -59,6 +66,31 @@ def test_each_line_of_a_shell_is_a_whole_command_and_train_takes_its_options():
         by_hand = argv[0] == "..."
         assert bool(options.coordinator) == by_hand
         assert by_hand or (config.training.images_per_prompt == 64 and config.output.endswith(("exp1", "exp4")))
+
+
+def test_each_program_takes_the_options_that_the_pages_give_it(monkeypatch):
+    """Whoever copies the line would be the first to hear of another name."""
+    monkeypatch.chdir(ROOT)  # some name a configuration
+    taken = []
+    for words in (words for page in PAGES for script in blocks("sh", page) for words in commands(script)):
+        words = [word for word in words if word != "..."]
+        match words:
+            case ["python", ("train.py" | "eval.py") as program, *argv]:
+                parse(Experiment, argv, program, "", {"train.py": train, "eval.py": eval_program}[program]._options)
+            case ["python", "-m", module, *argv] if module.startswith("fairjax."):
+                MODULES[module]._parser().parse_args(argv)
+            case _:
+                continue
+        taken.append(words[1] if words[1] != "-m" else words[2])
+    assert set(taken) == {"train.py", "eval.py", *MODULES}
+
+
+def test_the_configurations_on_the_page_of_prompts_are_ones(tmp_path):
+    configurations = blocks("yaml", ROOT / "docs" / "prompts.md")
+    for text in configurations:
+        (tmp_path / "config.yaml").write_text(text)
+        load(Experiment, tmp_path / "config.yaml")
+    assert len(configurations) == 5
 
 
 def test_jobs_are_of_as_many_processes_as_hosts_and_know_their_number():

@@ -28,7 +28,6 @@ from fairjax.schema import load
 from fairjax.training import step as steps
 from fairjax.training.finetuning import Finetuning
 
-SOLVER_STEPS = 2
 # Weights by which each loss has its part in the gradient: with the experiment's 8 and 0.1, random judges' would drown.
 IMAGE, FACE, CONFIDENCE, THRESHOLD = 400, 5, 0.6, 0.65
 

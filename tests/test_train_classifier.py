@@ -278,13 +278,13 @@ def test_a_classifier_learns_the_portraits_from_an_image_folder(portraits, tmp_p
         classifier_training.faces(name, pictures, find, 16, tmp_path, quiet)
         for name, pictures in (("train", trained), ("held_out", held_out))
     ]
-    plan = Fit(steps=500, batch_size=16, learning_rate=5e-3, ema=0.9, save_every=1_000)
+    plan = Fit(steps=500, batch_size=16, learning_rate=1e-2, ema=0.9, save_every=1_000)
     config = MobileNetV3Config(TINY, 32, 6, 8)
     matrices = classifier_training.train("classifier", tmp_path, *parts, config, plan, 0, 0.0, quiet)
     assert {name: matrix.sum() for name, matrix in matrices.items()} == {"gender": len(held_out)} | {
         "skin_tone": len(held_out)
     }
-    assert classifiers.recall(matrices["skin_tone"]).mean() > 0.5
+    assert classifiers.recall(matrices["skin_tone"]).mean() > 0.5  # from five seeds 0.575 to 0.66: a face counts 0.05
     told = json.loads((tmp_path / "classifier" / "held_out.json").read_text())
     assert told["skin_tone"]["rows_are_labels"] == matrices["skin_tone"].tolist()
     assert told["gender"]["classes"] == ["female", "male"]

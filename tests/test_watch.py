@@ -68,6 +68,19 @@ def test_a_stall_is_told_though_the_stacks_cannot_be_written(clock, tmp_path, ca
         assert watch._thread.is_alive()
 
 
+def test_a_look_between_two_steps_is_no_stall_while_its_batches_come(clock, tmp_path, capsys):
+    """Nor does it count for a step that took as long."""
+    with Watch(tmp_path / "stalls.txt", patience=2, least=0.2) as watch:
+        steps(watch, clock, 3)
+        for _ in range(5):
+            clock.now += 0.15
+            watch.alive()
+            time.sleep(0.1)
+        assert not (tmp_path / "stalls.txt").exists() and capsys.readouterr().err == ""
+        steps(watch, clock, 1)
+        assert max(watch._seconds) == pytest.approx(STEP)
+
+
 def test_before_the_first_steps_it_waits_as_long_as_it_takes_to_compile(clock, tmp_path, capsys):
     with Watch(tmp_path / "stalls.txt", patience=2, least=0.1) as watch:
         for _ in range(2):
