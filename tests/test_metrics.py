@@ -55,6 +55,14 @@ def test_fair_floor_equals_its_definition_and_golden_numbers():
     assert fair_floor(80, 4) == pytest.approx(simulated, abs=5e-4)  # four standard errors
 
 
+@pytest.mark.parametrize(
+    ("num_images", "classes", "floor"),
+    [(60, 2, 0.103), (80, 4, 0.063), (160, 2, 0.063), (160, 4, 0.045), (160, 8, 0.031)],
+)
+def test_the_floor_at_the_papers_numbers_of_images_is_known_to_three_digits(num_images, classes, floor):
+    assert fair_floor(num_images, classes) == pytest.approx(floor, abs=5e-4)
+
+
 def test_the_distance_that_an_exactly_fair_model_has_is_the_mean_over_draws():
     wished = np.array([0.75, 0.25, 0.0])
     draws = np.random.default_rng(0).multinomial(64, wished, size=20_000) / 64
