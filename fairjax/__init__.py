@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fairjax.api import classes, classify, finetune, measure_bias
     from fairjax.config import Experiment, JudgesSection
     from fairjax.convert.bundles import load_adapter, save_adapter
+    from fairjax.parallel import prepare
     from fairjax.pipeline import Pipeline
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOMES = {
     "classify": "fairjax.api",
     "measure_bias": "fairjax.api",
     "finetune": "fairjax.api",
+    "prepare": "fairjax.parallel",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "finetune",
     "load_adapter",
     "measure_bias",
+    "prepare",
     "save_adapter",
 ]
 

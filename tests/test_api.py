@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from small_world import SIDE, fields
 
 import fairjax
+from fairjax import parallel
 from fairjax import pipeline as pipelines
 from fairjax.adapters import bundle as bundles
 from fairjax.api import Finetuned
@@ -49,10 +50,16 @@ def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     for module in (pipelines, reading):
         monkeypatch.setattr(module, "find", lambda *_, **__: small_world)
+    prepared = []
+    monkeypatch.setattr(parallel, "prepare", lambda: prepared.append(True))  # JAX has started here
     made = {}
     exec(lines_of_readme(), made)  # noqa: S102 (our own)
     told = capsys.readouterr().out.splitlines()
-    assert made["images"].shape == made["after"].shape == (2, 2, SIDE, SIDE, 3) and made["images"].dtype == np.uint8
+    assert (
+        prepared
+        and made["images"].shape == made["after"].shape == (2, 2, SIDE, SIDE, 3)
+        and made["images"].dtype == np.uint8
+    )
     assert (made["images"] != made["after"]).any()
     assert made["seen"].probs["gender"].shape == (2, 2, 2) and made["seen"].has_face.shape == (2, 2)
     assert made["tuned"].steps == 2 and made["tuned"].bundle.keys() == made["adapter"].keys() == {"unet"}

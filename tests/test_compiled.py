@@ -50,8 +50,19 @@ def test_a_cpu_is_as_many_devices_as_it_has_cores(cores, devices):
     """A power of two of them, eight at most: what makes a step on a CPU half as long again is seen nowhere else."""
     program = (
         f"import os; os.sched_getaffinity = lambda _: range({cores})\n"
-        "from fairjax import parallel; parallel.prepare()\nimport jax; print(jax.device_count())"
+        "import fairjax; fairjax.prepare(); fairjax.prepare()\nimport jax; print(jax.device_count())"
     )
     environment = os.environ | {"XLA_FLAGS": ""}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert run.stdout == f"{devices}\n", run.stderr
+
+
+def test_who_prepares_too_late_is_told_so():
+    """As in a notebook, whose devices stay as they are."""
+    program = (
+        "import os; os.sched_getaffinity = lambda _: range(4)\nimport jax, fairjax; jax.devices()\n"
+        "try: fairjax.prepare()\nexcept RuntimeError as error: print(error, jax.device_count())"
+    )
+    environment = os.environ | {"XLA_FLAGS": ""}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "fairjax.prepare() must be called before JAX computes anything; it has started 1\n", run.stderr
