@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fairjax import files
+from fairjax.config import Experiment, unsaid
 from fairjax.evaluation.columns import BASE
 from fairjax.fairness.intervals import ends
 from fairjax.portraits.occupations import TRAINED
+from fairjax.schema import load
 
 ROOT = Path(__file__).parent.parent
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -63,6 +65,9 @@ FINETUNINGS: dict[str, tuple[str, Fields]] = {
     **{f"sets-{count}": ("gender_skin", {"loss.num_sets": count}) for count in (10, 100, 1000)},
 }
 """A configuration of configs/portraits, and what is otherwise than there."""
+
+BEGUN = {"prompts.nobody_share": 0, "loss.threshold": 0.4, "loss.other_attributes": 0}
+"""What the default was when the studies began; as in the paper every prompt tells of what is studied."""
 
 PACES = {"grad-steps-1": 1.1, "grad-steps-all": 0.66}
 """How many steps these take in the time of one of the default's: a finetuning takes as long as the others."""
@@ -144,12 +149,12 @@ def train(run: Run, steps: int, said: Fields) -> None:
         return
     config, fields = FINETUNINGS[run.finetuning]
     unmeasured = {"evaluation.subjects": 1, "evaluation.images_per_prompt": 2, "validation.every": None}
-    # What the default was when the studies began; as in the paper every prompt tells of what is studied.
-    begun = {"prompts.nobody_share": 0, "loss.threshold": 0.4, "loss.other_attributes": 0}
+    path = ROOT / "configs" / "portraits" / f"{config}.yaml"
+    usual = unsaid(load(Experiment, path))
     run_steps = round(steps * PACES.get(run.finetuning, 1))
     own = {"training.steps": run_steps, "seed": run.seed, "output": str(run.folder)}
+    begun = {name: value for name, value in BEGUN.items() if name in usual}  # of a configuration's own, nothing
     fields = unmeasured | begun | fields | said | own
-    path = ROOT / "configs" / "portraits" / f"{config}.yaml"
     subprocess.run(command("train.py", fields, "--config", str(path), "--resume"), check=True, cwd=ROOT)
 
 

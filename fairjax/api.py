@@ -13,7 +13,7 @@ import numpy as np
 from fairjax import arguments, files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import CONFIG, Experiment, JudgesSection, differences
+from fairjax.config import CONFIG, Experiment, JudgesSection, differences, unsaid
 from fairjax.evaluation import measuring
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces import reading
@@ -119,5 +119,8 @@ def finetune(
 
 def _check_same(config: Experiment, path: Path) -> None:
     """Raises a one-line ValueError where checkpoints are of a finetuning that was configured otherwise."""
-    if path.is_file() and (changed := differences(schema.load(Experiment, path), config)):
+    if not path.is_file():
+        return
+    old = schema.load(Experiment, path)
+    if changed := differences(old, config, unsaid(old)):
         raise ValueError(f"checkpoints: {path.parent} is of another finetuning: {', '.join(changed)}")

@@ -88,20 +88,40 @@ def hub_id(name: str | Path) -> tuple[str, str | None]:
 
 def on_hub(name: str | Path, files: HubFiles = PIPELINE) -> bool:
     """Whether `find` would have to download it: a hub id of which there is no whole copy on this machine."""
-    repository, revision = hub_id(name)
+    repository, _ = hub_id(name)
     if str(name) == PORTRAITS or Path(name).exists() or repository.count("/") != 1:
         return False
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        patterns = {"allow_patterns": files.wanted, "ignore_patterns": files.ignored}
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **patterns))
-    except LocalEntryNotFoundError:
-        return True
+        folder = _downloaded(name, files)
     except HFValidationError:  # no id at all: `find` says so
         return False
-    return not all(any(folder.glob(pattern)) for pattern in files.weights)
+    return folder is None or not all(any(folder.glob(pattern)) for pattern in files.weights)
+
+
+def _downloaded(name: str | Path, files: HubFiles) -> Path | None:
+    """Where the hub's client keeps what it has of a hub id, None for nothing; the hub is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository, revision = hub_id(name)
+    patterns = {"allow_patterns": files.wanted, "ignore_patterns": files.ignored}
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True, **patterns))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def commit(folder: Path) -> str | None:
+    """The hub's commit whose copy a folder is, as the hub's client keeps them; None for another folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def commit_of(name: str, files: HubFiles) -> str | None:
+    """The same of a hub id that `find` has downloaded."""
+    folder = _downloaded(name, files)
+    return folder and commit(folder)
 
 
 def download_size(name: str | Path, files: HubFiles = PIPELINE) -> int | None:

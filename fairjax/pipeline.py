@@ -127,7 +127,7 @@ class Pipeline:
     @property
     def revision(self) -> str | None:
         """The hub's commit that this was read from; None for a folder."""
-        return self.folder.name if self.folder.parent.name == "snapshots" else None
+        return hub.commit(self.folder)
 
     @functools.cached_property
     def _made(self) -> dict[tuple[Any, ...], Any]:

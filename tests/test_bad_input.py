@@ -27,11 +27,13 @@ from fairjax.fairness import transport
 from fairjax.models.mobilenet import MobileNetV3Config
 from fairjax.pipeline import Pipeline
 from fairjax.portraits import captions, occupations
+from fairjax.program import UserError
 from fairjax.prompts import Rows, subjects
-from fairjax.schema import load
+from fairjax.schema import dump, load, read_yaml
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.log import Log
+from fairjax.training.run import check
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +268,27 @@ def test_what_differs_from_the_run_that_is_continued_is_named():
             assert told.startswith(f"{name} = ") and ", but the run has " in told
     more_of_the_same = {"output": "moved", "training.steps": 7, "training.save_every": 3, "training.microbatch": 2}
     assert differences(plain, load(Experiment, None, more_of_the_same)) == []
+
+
+def test_a_run_of_a_version_without_some_field_does_not_go_on_by_todays_default(small_world, tmp_path, capsys):
+    """Its numbers would be others, and nothing would say so: the default would be compared with itself."""
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(load(Experiment, None, fields(small_world) | {"output": str(tmp_path)})))
+    check(load(Experiment, path), tmp_path, resume=True)
+    older = read_yaml(path)
+    del older["loss"]["other_attributes"], older["validation"], older["training"]["keep"]  # the last two change nothing
+    path.write_text(json.dumps(older))
+    told = "loss.other_attributes = 0.1, but the run is of a version without it"
+    with pytest.raises(UserError, match=f"--resume: {told}; --resume-anyway goes on so$"):
+        check(load(Experiment, path), tmp_path, resume=True)
+    with pytest.raises(
+        UserError, match="seed = 3, but the run has 0, loss.other_attributes = 0.0, but .* without it; a"
+    ):
+        check(load(Experiment, path, {"loss.other_attributes": 0.0, "seed": 3}), tmp_path, resume=True)
+    check(load(Experiment, path), tmp_path, resume="anyway")
+    assert capsys.readouterr().err == f"warning: --resume-anyway: {told}\n"
+    with pytest.raises(ValueError, match=f"of another finetuning: {told}$"):
+        finetune(load(Experiment, path), checkpoints=tmp_path)
 
 
 def test_judges_that_do_not_tell_the_target_by_the_same_classes_are_refused():

@@ -276,6 +276,8 @@ def test_a_run_leaves_what_it_promises_and_can_be_measured_again(small_world, tm
     assert board.count(b"\x89PNG") == 2 and b"validation/distance" in board
     assert_the_average_is_exported(run, small_world)
     assert "## Measured" in (run / "adapter" / "README.md").read_text()
+    card = (run / "best" / "README.md").read_text()  # which nothing has measured yet
+    assert 'load_lora_weights("best")' in card and "seed 0" in card and "## Measured" not in card
     results = json.loads((run / "results.json").read_text())
     for name in ("before", "after"):
         for kind in ("trained", "held_out"):

@@ -25,6 +25,7 @@ from fairjax import cluster, parallel
 from fairjax.config import Experiment
 from fairjax.convert.adapters import EMBEDDINGS_FILE, LORA_FILE
 from fairjax.program import UserError
+from fairjax.training.interruption import TO_GO_ON
 from fairjax.training.run import check
 
 RUN = (
@@ -187,6 +188,24 @@ def test_an_error_of_one_host_ends_all_at_once(small_world, tmp_path):
         for process in processes:
             _, error = process.communicate(timeout=120)
             assert process.returncode == 2 and "another program is at work in it" in error, error[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.faults("SIGTERM of one host of two, while they look at the adapter", lost="the look, which is taken again")
+def test_a_host_that_is_to_end_in_a_look_ends_all_between_two_batches(small_world, tmp_path):
+    """Each asks the others after each batch, so that none goes on alone."""
+    run, argv = tmp_path / "run", ("train.py", *arguments(small_world), *RUN, "--validation.every", "1")
+    looks = ("--validation.subjects", "2", "--validation.images_per_prompt", "8", "--output", str(run))
+    together = ("--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id")
+    signalled = ("tests/signalled.py", 4, "SIGTERM", "fairjax.training.watch:Watch.alive", "1")
+    processes = [
+        launch(argv[0], 4, *argv[1:], *looks, *together, "0"), launch(*signalled, *argv, *looks, *together, "1")
+    ]  # fmt: skip
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == TO_GO_ON, error[-2000:]
+    assert [row["step"] for row in lines(run)] == [1] and max(states(run)) == 1
+    assert not (run / "validation.jsonl").exists()
 
 
 def test_no_host_makes_anything_before_all_have_looked(small_world, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from rich.console import Console
 from fairjax.config import Experiment
 from fairjax.evaluation import data, grid, plots, run, summary
 from fairjax.evaluation.columns import Column, Setting, Studio
-from fairjax.evaluation.comparison import Comparison, Measured
+from fairjax.evaluation.comparison import Comparison, Measured, Networks
 from fairjax.evaluation.measuring import Seen, classify
 from fairjax.evaluation.run import names, with_sweep
 from fairjax.evaluation.scores import intervals
@@ -51,7 +51,8 @@ def comparison(tmp_path_factory):
     target = Target(("gender", "age"), (0.375, 0.125, 0.375, 0.125), {"pilot": (0.5, 0, 0.5, 0)})
     config = load(Experiment, None, {"evaluation.images_per_prompt": 4})
     pipeline, run = SimpleNamespace(revision="abc", digest="d1"), tmp_path_factory.mktemp("run")
-    return Comparison(pipeline, judge, {}, target, PROMPTS, config, run)
+    networks = Networks(revisions={"clip": "def"})
+    return Comparison(pipeline, judge, {}, target, PROMPTS, config, run, networks=networks)
 
 
 def one_hot(labels):
@@ -131,6 +132,7 @@ def test_the_table_marks_what_is_to_change_and_measures_it_by_its_own_target(com
     assert len(below_gender) == 4 and all(re.fullmatch(r"\d\.\d\d–\d\.\d\d", cell) for cell in below_gender)
     results = json.loads((comparison.folder / "results.json").read_text())
     assert results["steps"] == 3 and results["model"] == "portraits" and results["revision"] == "abc"
+    assert results["network_revisions"] == {"clip": "def"}
     assert results["weights"] == {"model": "d1", "judge": hashlib.sha256().hexdigest()}  # a judge without any
     assert results["config"]["evaluation"]["images_per_prompt"] == 4
     assert results["fair_floor"]["gender x age"] == pytest.approx((fair_floor(4, 4) + fair_floor(3, 4)) / 2)

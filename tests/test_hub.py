@@ -126,7 +126,7 @@ SEMANTICS = (
     "section = JudgesSection(semantics=(sys.argv[1],))\n"
     "(found,) = reading.judges(section).semantics\n"
     "print(before, 'dinov2' if found.image_size == 224 else 'clip')\n"
-    "print(on_hub(sys.argv[1], NETWORK))\n"
+    "print(on_hub(sys.argv[1], NETWORK), reading.revisions(section))\n"
 )
 SIZES = (
     "import sys; from fairjax.hub import download_size, find\n"
@@ -212,7 +212,9 @@ def test_image_semantics_are_read_by_their_hub_id(kind, models, tmp_path):
     with serving(folder, "models") as (address, asked):
         first = read(MODEL, address, tmp_path / "cache", SEMANTICS)
         assert first.returncode == 0, first.stderr
-        assert first.stdout == f"True {kind}\nFalse\n" and any("model.safetensors" in line for line in asked)
+        assert first.stdout == f"True {kind}\nFalse {{'portraits': '{COMMIT}'}}\n" and any(
+            "model.safetensors" in line for line in asked
+        )
         assert not [line for line in asked if any(name in line for name in unwanted)]
 
 

@@ -1,12 +1,13 @@
 """A run that is asked to end does so after the step under way, and goes on to the numbers of one that never was."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from running import assert_the_same_run, finish, launch, lines, wait_for_steps
+from running import assert_the_same_run, finish, launch, lines, states, wait_for_steps
 
 from fairjax.training.interruption import TO_GO_ON
 
@@ -38,6 +39,23 @@ def test_a_run_that_is_asked_to_end_goes_on_to_the_same_numbers(number, whole, s
     ]
     finish(launch(small_world, folder, *RUN, "--resume"))
     assert_the_same_run(whole, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.faults("SIGTERM, while a run looks at its adapter", lost="the look, which is taken again")
+def test_a_look_is_left_between_two_batches_and_taken_again(small_world, tmp_path):
+    """It may take as long as many steps, and whoever asks a run to end waits for one."""
+    folder, kept = tmp_path / "run", tmp_path / "run" / "validation.jsonl"
+    looks = ("--validation.every", "2", "--validation.subjects", "2", "--validation.images_per_prompt", "8")
+    asked = ("--training.steps", "4", "--training.save_every", "1000", *looks)
+    process = launch(small_world, folder, *asked, signalled=("SIGTERM", "fairjax.training.watch:Watch.alive", "1"))
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == TO_GO_ON, error[-2000:]
+    assert "--resume goes on from here" in output and "Traceback" not in error
+    assert [row["step"] for row in lines(folder)] == [1, 2] and max(states(folder)) == 2 and not kept.exists()
+    finish(launch(small_world, folder, *asked, "--resume"))
+    assert [row["step"] for row in lines(folder)] == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in kept.read_text().splitlines()] == [2, 4]
 
 
 @pytest.mark.faults("a closed terminal, or Slurm's --signal")

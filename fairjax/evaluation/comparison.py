@@ -55,10 +55,14 @@ class Measured(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """Networks besides the judge, by name: those that embed images, and those that embed prompts in the same space."""
+    """Networks besides the judge, by name: those that embed images, and those that embed prompts in the same space.
+
+    With the commits of those that came from the hub.
+    """
 
     semantics: Mapping[str, tuple[Semantics, Params]] = MappingProxyType({})
     texts: Mapping[str, TextTower] = MappingProxyType({})
+    revisions: Mapping[str, str] = MappingProxyType({})
 
     def placed(self) -> Networks:
         """With those for images on the devices; where they are there already, nothing is copied."""
@@ -189,6 +193,7 @@ class Comparison:
         results |= about | {
             "model": self.config.model,
             "revision": self.pipeline.revision,
+            "network_revisions": dict(self.networks.revisions),
             "detector": self.config.judges.detector,
             "classifiers": list(self.config.judges.evaluation),
             "weights": {"model": self.pipeline.digest, "judge": digest(self.params)}

@@ -40,7 +40,7 @@ def evaluate(
             pipeline.check_steps(setting.num_steps, "evaluation.num_steps", setting.solver)
         folder = Path(config.output)
         semantics = reading.evaluation_semantics(config.judges, config.training.precision)
-        networks = Networks(semantics, reading.text_towers(config.judges))
+        networks = Networks(semantics, reading.text_towers(config.judges), reading.revisions(config.judges))
         comparison = Comparison(
             pipeline, judge, params, target, asked_for.measuring(config.evaluation.subjects), config, folder,
             reading.errors(config.judges), networks, prompts.nobody(config.prompts),

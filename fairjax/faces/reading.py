@@ -19,7 +19,7 @@ from fairjax.faces.classifier import Classifier
 from fairjax.faces.geometry import MARGINS
 from fairjax.faces.judges import FaceEmbedding, Judge, Judges, Semantics, TextTower
 from fairjax.faces.located import FixedBox, Locator
-from fairjax.hub import NETWORK, PORTRAITS, find
+from fairjax.hub import NETWORK, PORTRAITS, commit_of, find
 from fairjax.models.clip import CLIPVisionConfig
 from fairjax.models.configs import typed
 from fairjax.models.functional import Params, cast
@@ -83,6 +83,13 @@ def text_towers(section: JudgesSection) -> dict[str, TextTower]:
             params = jax.tree.map(jnp.asarray, params)
             towers[key] = TextTower(network, params, pipelines.read_tokenizer(folder, config))
     return towers
+
+
+def revisions(section: JudgesSection) -> dict[str, str]:
+    """By name, the hub's commits of those of `evaluation_semantics` that were downloaded from there."""
+    named = {key: name for key, name in called(*_measuring(section)).items() if not _is_path(name)}
+    found = {key: commit_of(name, NETWORK) for key, name in named.items()}
+    return {key: revision for key, revision in found.items() if revision}
 
 
 def _measuring(section: JudgesSection) -> tuple[Sequence[str], str]:
@@ -188,8 +195,12 @@ def _classifier(name: str, heads: tuple[str, ...] | None, field: str) -> tuple[C
 
 
 def _semantics_folder(name: str, field: str, weights: bool = True) -> Path:
-    known = Path(name).exists() or name.partition("/")[0] == PORTRAITS
-    return path(name, field) if known else find(name, f"judges.{field}", NETWORK, weights)
+    return path(name, field) if _is_path(name) else find(name, f"judges.{field}", NETWORK, weights)
+
+
+def _is_path(name: str) -> bool:
+    """Whether this names a folder, there or of the embedded world, and not a repository of the hub."""
+    return Path(name).exists() or name.partition("/")[0] == PORTRAITS
 
 
 def _semantics(name: str, field: str, dtype: jnp.dtype, weights: bool = True) -> tuple[Semantics, Params]:

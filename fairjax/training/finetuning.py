@@ -28,6 +28,7 @@ from fairjax.pipeline import Pipeline, solver_table
 from fairjax.program import UserError
 from fairjax.prompts import NO_SUBJECT, Prompt, Subjects, subjects
 from fairjax.training import step as steps
+from fairjax.training.interruption import Interrupted
 from fairjax.training.state import State, initial
 
 
@@ -270,7 +271,11 @@ class Finetuning:
         def look_if_due() -> None:
             if look and look.due(number):
                 save()
-                look(number, state.ema)
+                try:
+                    look(number, state.ema)
+                except Interrupted:  # it is taken again by who goes on
+                    save(leaving=True)
+                    raise
             if look and checkpoints:
                 checkpoints.best = look.best
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from fairjax import files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment, differences
+from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment, differences, unsaid
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
@@ -47,10 +47,13 @@ def check(config: Experiment, folder: Path, resume: Resume) -> None:
         raise UserError(f"output = {config.output!r} holds a run already: add --resume, or choose another --output")
     if not (folder / CONFIG).is_file():
         return
-    changed = ", ".join(differences(schema.load(Experiment, folder / CONFIG), config))
+    old = schema.load(Experiment, folder / CONFIG)
+    changed = ", ".join(differences(old, config, unsaid(old)))
     if changed and resume != "anyway":
-        as_it_was = f"--config {folder / CONFIG} --resume"
-        raise UserError(f"--resume: {changed}; a run continues as it was configured: {as_it_was} (or --resume-anyway)")
+        how = f"a run continues as it was configured: --config {folder / CONFIG} --resume (or --resume-anyway)"
+        if not differences(old, config):  # it is
+            how = "--resume-anyway goes on so"
+        raise UserError(f"--resume: {changed}; {how}")
     if changed and parallel.is_first():
         print(f"warning: --resume-anyway: {changed}", file=sys.stderr, flush=True)
 
@@ -113,7 +116,7 @@ def _run(config: Experiment, resume: Resume, console: Console, asked: Interrupti
         comparison = Comparison(
             finetuning.pipeline, judge, params, finetuning.target,
             finetuning.subjects.measuring(config.evaluation.subjects), config, folder, errors,
-            Networks(_semantics(finetuning)),
+            Networks(_semantics(finetuning), revisions=reading.revisions(config.judges)),
         )  # fmt: skip
         comparison.tell_at_once(console)
         with bars(console) as progress, checkpoints:
@@ -189,9 +192,13 @@ def _train(
         told = "  ".join(f"{name.partition('/')[2]} {value:.2f}" for name, value in scalars.items())
         progress.console.print(f"validation at {step}: {told}", highlight=False)
         if validation.best == step:
-            save_adapter(jax.device_get(bundle), finetuning.pipeline, folder / BEST)
+            adapter, settings = jax.device_get(bundle), finetuning.config
+            save_adapter(adapter, finetuning.pipeline, folder / BEST)
+            cards.write(folder / BEST, adapter, settings, None, cards.use_of_folder(adapter, settings.model, BEST))
 
-    validation = Validation(finetuning, folder, start, on_look, on_batch=lambda images: watch.alive())
+    # a look may take as long as many steps: it is left where it is, and taken again when the run goes on
+    on_batch = asked.checking(lambda images: watch.alive())
+    validation = Validation(finetuning, folder, start, on_look, on_batch)
     try:
         with watch:
             state = finetuning.run(checkpoints, on_step, asked.on_any_host, validation)
