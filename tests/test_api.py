@@ -55,11 +55,8 @@ def test_the_lines_of_the_readme_run(small_world, tmp_path, monkeypatch, capsys)
     made = {}
     exec(lines_of_readme(), made)  # noqa: S102 (our own)
     told = capsys.readouterr().out.splitlines()
-    assert (
-        prepared
-        and made["images"].shape == made["after"].shape == (2, 2, SIDE, SIDE, 3)
-        and made["images"].dtype == np.uint8
-    )
+    assert prepared
+    assert made["images"].shape == made["after"].shape == (2, 2, SIDE, SIDE, 3) and made["images"].dtype == np.uint8
     assert (made["images"] != made["after"]).any()
     assert made["seen"].probs["gender"].shape == (2, 2, 2) and made["seen"].has_face.shape == (2, 2)
     assert made["tuned"].steps == 2 and made["tuned"].bundle.keys() == made["adapter"].keys() == {"unet"}
