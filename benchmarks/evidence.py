@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fairjax import files
-from fairjax.config import Experiment, unsaid
+from fairjax.config import Experiment
 from fairjax.evaluation.columns import BASE
 from fairjax.fairness.intervals import ends
 from fairjax.portraits.occupations import TRAINED
 from fairjax.schema import load
+from fairjax.training.resuming import unsaid
 
 ROOT = Path(__file__).parent.parent
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -13,13 +13,14 @@ import numpy as np
 from fairjax import arguments, files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import CONFIG, Experiment, JudgesSection, differences, unsaid
+from fairjax.config import CONFIG, Experiment, JudgesSection
 from fairjax.evaluation import measuring
 from fairjax.evaluation.measuring import Seen
 from fairjax.faces import reading
 from fairjax.fairness import metrics
 from fairjax.pipeline import Pipeline
 from fairjax.training.finetuning import Finetuning, OnStep
+from fairjax.training.resuming import differences, unsaid
 
 EMBEDDED = JudgesSection()
 """Those of the embedded world, which know where its faces are."""

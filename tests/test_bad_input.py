@@ -17,7 +17,7 @@ import train as train_program
 from fairjax import parallel
 from fairjax.api import finetune
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import Experiment, PromptSection, differences
+from fairjax.config import Experiment, PromptSection
 from fairjax.convert import adapters
 from fairjax.convert.bundles import load_adapter
 from fairjax.faces.classifier import Classifier
@@ -33,6 +33,7 @@ from fairjax.schema import dump, load, read_yaml
 from fairjax.training import state as states
 from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.log import Log
+from fairjax.training.resuming import differences
 from fairjax.training.run import check
 
 

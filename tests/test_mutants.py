@@ -16,7 +16,7 @@ from small_world import fields
 
 from fairjax import api, files, parallel
 from fairjax.adapters import lora
-from fairjax.config import Experiment, TrainingSection, differences
+from fairjax.config import Experiment, TrainingSection
 from fairjax.evaluation.measuring import Seen
 from fairjax.evaluation.preservation import frechet, preserved
 from fairjax.evaluation.scores import Scoring, paired
@@ -35,6 +35,7 @@ from fairjax.training import state as states
 from fairjax.training import step as steps
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.fit import Fit, fit
+from fairjax.training.resuming import differences
 from fairjax.training.validation import Looked, Validation
 
 GENDER = Attribute("gender", ("female", "male"))

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from fairjax import files, parallel, schema
 from fairjax.adapters.bundle import Bundle
 from fairjax.checkpoints import Checkpoints
-from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment, differences, unsaid
+from fairjax.config import ADAPTER, BEST, CHECKPOINTS, CONFIG, LOG, Experiment
 from fairjax.convert import cards
 from fairjax.convert.bundles import save_adapter
 from fairjax.evaluation.columns import AFTER, BASE, Column, Setting
@@ -30,6 +30,7 @@ from fairjax.progress import bars, counting
 from fairjax.training.finetuning import Finetuning, StepReport
 from fairjax.training.interruption import Interrupted, Interruption, interruption
 from fairjax.training.log import Log, check_client
+from fairjax.training.resuming import differences, unsaid
 from fairjax.training.state import State
 from fairjax.training.validation import Validation
 from fairjax.training.watch import STALLS, Watch
