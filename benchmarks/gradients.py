@@ -55,8 +55,8 @@ def by_step(finetuning: Finetuning, way: str, num_steps: int) -> Callable[..., A
         context = Conditioning(*(jnp.repeat(states[i : i + 1], images, axis=0) for i in (0, 1)))
         params = {"stack": stack, "unet": frozen.pipeline["unet"]}
         latents = chain.sample(denoise, params, context, noise, frozen.table, num_steps, gradient=way)
-        original = step._sampler(frozen, batch)({}, batch.plain_ids)
-        return step._loss(pipeline.decode(frozen.pipeline, latents), original, frozen, batch)[0]
+        original = step.sampler(frozen, batch)({}, batch.plain_ids)
+        return step.total_loss(pipeline.decode(frozen.pipeline, latents), original, frozen, batch)[0]
 
     replicated = parallel.REPLICATED
     return parallel.spread(jax.grad(loss), finetuning.mesh, (replicated,) * 3, replicated)

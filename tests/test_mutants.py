@@ -16,7 +16,7 @@ from small_world import fields
 
 from fairjax import api, files, parallel
 from fairjax.adapters import lora
-from fairjax.config import Experiment, TrainingSection
+from fairjax.config import Experiment, LossSection, TrainingSection
 from fairjax.evaluation.measuring import Seen
 from fairjax.evaluation.preservation import frechet, preserved
 from fairjax.evaluation.scores import Scoring, paired
@@ -35,6 +35,7 @@ from fairjax.training import state as states
 from fairjax.training import step as steps
 from fairjax.training.finetuning import Finetuning
 from fairjax.training.fit import Fit, fit
+from fairjax.training.preservation import Pairs, Preservation
 from fairjax.training.resuming import differences
 from fairjax.training.validation import Looked, Validation
 
@@ -217,7 +218,14 @@ def test_targets_are_found_as_was_asked_for(asked, monkeypatch):
     asked._step._targets(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 2)), jnp.zeros((1, 4)), faces, keys)
     assert (heard["num_sets"], heard["threshold"]) == (7, asked.config.loss.threshold)
     np.testing.assert_array_equal(heard["cost_weights"][1], [[1, 1], [2, 1]])
-    assert asked._step._factors({"gender": 0.2}) == [0.2, 0.35]
+
+
+def test_an_attribute_without_a_factor_of_its_own_has_the_default_one(asked):
+    """Of three images the first differs in the first attribute, the second in the second, the last in none."""
+    keep = Preservation(asked._step.judges, asked._step.attributes, asked.config.loss, None)
+    labels, frozen_labels = [jnp.array([1, 0, 0]), jnp.array([0, 1, 0])], [jnp.zeros(3, int)] * 2
+    pairs = Pairs(None, None, SimpleNamespace(has_face=jnp.ones(3, bool)), None, labels, frozen_labels)
+    np.testing.assert_allclose(keep._factors(pairs, {"gender": 0.2}, 1.0), [0.2, 0.35, 1])
 
 
 def test_the_gradient_is_the_one_that_was_asked_for(asked, monkeypatch):
@@ -226,7 +234,7 @@ def test_the_gradient_is_the_one_that_was_asked_for(asked, monkeypatch):
     monkeypatch.setattr(steps.parallel, "local_images", jnp.arange)
     batch, _ = asked.batch(0, {})
     frozen = SimpleNamespace(pipeline=None, table=None)
-    dataclasses.replace(asked._step, pipeline=pipeline)._sampler(frozen, batch)({}, batch.ids)
+    dataclasses.replace(asked._step, pipeline=pipeline).sampler(frozen, batch)({}, batch.ids)
     assert (heard["gradient"], heard["grad_steps"]) == ("uniform", 2)
 
 
@@ -280,17 +288,15 @@ def test_what_must_change_is_felt_less_only_where_both_images_show_a_face():
     images, original = rng.normal(size=(2, 4, 4, 4, 3))
     judged = [SimpleNamespace(faces=SimpleNamespace(boxes=box), has_face=np.array(shown)) for shown in
               ([True, True, False, False], [True, False, True, False])]  # fmt: skip
-    step = SimpleNamespace(
-        judges=SimpleNamespace(
-            judge=SimpleNamespace(squares=lambda faces: faces.boxes),
-            meaning=lambda params, images: [images.reshape(len(images), -1)],
-        ),
-        loss=SimpleNamespace(factor2={}), _factors=lambda named: [0.2], _in_chunks=lambda function, *of: function(*of),
-    )  # fmt: skip
+    judges = SimpleNamespace(
+        judge=SimpleNamespace(squares=lambda faces: faces.boxes),
+        meaning=lambda params, images: [images.reshape(len(images), -1)],
+    )
+    keep = Preservation(judges, ("gender",), LossSection(factor2={"gender": 0.2}), None)
 
     def change(images, *labels):
-        pairs = steps.Pairs(images, original, *judged, [np.full(4, labels[0])], [np.full(4, labels[1])])
-        return steps.Step._change(step, pairs, SimpleNamespace(judges={})).sum()
+        pairs = Pairs(images, original, *judged, [np.full(4, labels[0])], [np.full(4, labels[1])])
+        return keep._change(pairs, {}).sum()
 
     must, need_not = (jax.grad(change)(images, *labels) for labels in ((1, 0), (0, 0)))
     np.testing.assert_allclose(must[0, 1:3, 1:3], 0.2 * need_not[0, 1:3, 1:3], rtol=1e-5)

@@ -155,7 +155,7 @@ def test_a_loss_leaves_images_alone_that_it_says_nothing_of(untargeted, models):
 
     def pulls(images, original, frozen, batch):
         def losses(images):
-            each, (verdict, _), (_, labels, _) = finetuning._step._losses(images, original, frozen, batch)
+            each, (verdict, _), (_, labels, _) = finetuning._step.losses_of(images, original, frozen, batch)
             return {name: each[name] for name in names}, (verdict.has_face, *labels)
 
         _, pull_back, told = jax.vjp(losses, images, has_aux=True)

@@ -28,6 +28,7 @@ from fairjax.pipeline import Pipeline, solver_table
 from fairjax.program import UserError
 from fairjax.prompts import NO_SUBJECT, Prompt, Subjects, subjects
 from fairjax.training import step as steps
+from fairjax.training.diagnosis import CAUSES, diagnosis
 from fairjax.training.interruption import Interrupted
 from fairjax.training.state import State, initial
 
@@ -301,10 +302,10 @@ class Finetuning:
 
     def _diagnosis(self, state: State, batch: steps.Batch, number: int, prompts: list[Prompt]) -> str:
         """What of a step is not finite, in one line; its program is compiled when it is needed."""
-        found = parallel.fetch(steps.diagnosis(self._step, self.mesh)(state, self._frozen, batch))
+        found = parallel.fetch(diagnosis(self._step, self.mesh)(state, self._frozen, batch))
         count = self.config.training.max_skipped
         start = f"training.max_skipped: {count} steps in a row were not finite, the last of them step {number}"
-        for name, column in zip(steps.CAUSES, found.T, strict=True):
+        for name, column in zip(CAUSES, found.T, strict=True):
             bad = np.flatnonzero(column)
             if len(bad):
                 prompt, image = divmod(int(bad[0]), self.config.training.images_per_prompt)
