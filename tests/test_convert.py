@@ -326,7 +326,8 @@ def test_the_card_says_which_shares_were_wished():
         "target.prompts": {"chef": (0.1, 0.2, 0.3, 0.4)},
     }  # fmt: skip
     use = cards.Use(model="portraits", name="x", code="", merged=False)
-    told = cards.card({"unet": {}}, schema.load(Experiment, None, fields), None, use)
+    told = cards.card({"unet": {}}, schema.load(Experiment, None, fields | {"loss.other_attributes": 0}), None, use)
+    assert "was held near" not in told
     assert (
         "Here: gender x age, gender 0.3 : 0.7 (classes in the classifier's order), and 1 subject with shares of" in told
     )
@@ -339,8 +340,21 @@ def test_the_card_says_what_it_is_and_what_was_measured(measured, tmp_path):
     assert "LoRA of the text encoder and LoRA of the UNet and soft tokens before the prompt for `portraits`." in card
     assert "gender, evenly" in card
     assert "| | a fair model measures | prompts | before | after 1,500 steps |" in card
-    assert "| gender | 0.10 | trained | 0.60 (0.50 to 0.70) | 0.25 (0.20 to 0.31) |" in card
-    assert "distance to the target" not in card
+    assert "| gender (target) | 0.10 | trained | 0.60 (0.50 to 0.70) | 0.25 (0.20 to 0.31) |" in card
+    assert "distance to the target" not in card and "What is no target" not in card
+    assert "What else the classifiers tell of people was held near what it had been." in card
+
+
+def test_the_card_says_what_should_stay(measured, tmp_path):
+    """A bias that is not the target's is none to be judged by."""
+    folder, results = measured(KINDS["text encoder"]), json.loads(json.dumps(RESULTS))
+    for when in ("before", "after"):
+        results[when]["trained"]["age"] = {"bias": 0.31, "bias_interval": [0.2, 0.4]}
+    results["fair_floor"]["age"] = 0.1
+    (folder / "results.json").write_text(json.dumps(results))
+    card = converted(tmp_path / "files", folder)
+    assert "| age | 0.10 | trained | 0.31 (0.20 to 0.40) | 0.31 (0.20 to 0.40) |" in card
+    assert "What is no target should stay" in card
 
 
 def test_of_an_uneven_target_the_card_has_the_distance(measured, tmp_path):

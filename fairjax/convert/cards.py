@@ -20,8 +20,8 @@ _KINDS = {
     "soft_prompt": "soft tokens before the prompt",
 }  # fmt: skip
 
-_DISTANCE = "total_variation"
-"""What results call the distance to the target."""
+_BIAS, _DISTANCE = "bias", "total_variation"
+"""What results call the measures: of a target that is even, and of one that is not the distance to it."""
 
 _HOW = ("images_per_prompt", "evaluation_seed", "num_steps", "guidance_scale")
 """How results say that it was measured."""
@@ -103,14 +103,16 @@ def _about(bundle: Bundle, config: Experiment | None, use: Use) -> str:
     count = len(target.prompts)
     others = f", and {count} subject{'s' * (count > 1)} with shares of their own" if count else ""
     others += f", and the shares of {_text(target.table)}" if target.table else ""
-    return f"{what}. {method} Here: {_text(' x '.join(target.attributes))}, {wished}{others}; seed {config.seed}."
+    here = f"{what}. {method} Here: {_text(' x '.join(target.attributes))}, {wished}{others}; seed {config.seed}."
+    kept = " What else the classifiers tell of people was held near what it had been."
+    return here + kept * bool(config.loss.other_attributes)
 
 
 def _measured(results: Mapping[str, Any]) -> str:
     """Before and after, with intervals, as a table: bias, and where a target is not even the distance to it."""
     said = {name: _text(str(results[name])) for name in _HOW}
     said["classifiers"] = _text(", ".join(results["classifiers"]))
-    uneven = {pair["of"] for pair in results["paired"] if pair["measure"] == _DISTANCE}
+    targeted = {pair["of"]: pair["measure"] for pair in results["paired"]}
     lines = [
         "## Measured", "", f"| | a fair model measures | prompts | before | after {results['steps']:,} steps |",
         "| --- | --- | --- | --- | --- |",
@@ -119,8 +121,9 @@ def _measured(results: Mapping[str, Any]) -> str:
         for kind, before in results["before"].items():
             entries, shown = (before[name], results["after"][kind][name]), _text(kind.replace("_", " "))
             cells = " | ".join(_value(entry, "bias") for entry in entries)
-            lines.append(f"| {_text(name)} | {floor:.2f} | {shown} | {cells} |")
-            if name in uneven:
+            title = _text(name) + " (target)" * (targeted.get(name) == _BIAS)
+            lines.append(f"| {title} | {floor:.2f} | {shown} | {cells} |")
+            if targeted.get(name) == _DISTANCE:
                 fair = _value(before[name], f"fair_{_DISTANCE}")
                 cells = " | ".join(_value(entry, _DISTANCE) for entry in entries)
                 lines.append(f"| {_text(name)}: distance to the target | {fair} | {shown} | {cells} |")
@@ -130,7 +133,9 @@ def _measured(results: Mapping[str, Any]) -> str:
         f"{said['images_per_prompt']} images (seed {said['evaluation_seed']}, {said['num_steps']} steps, "
         f"guidance {said['guidance_scale']}), with 95% intervals. Classifiers: {said['classifiers']}.",
     ]
-    if uneven:
+    if results["fair_floor"].keys() - targeted.keys():
+        lines += ["", "What is no target should stay: there the bias that was before is the one to have."]
+    if _DISTANCE in targeted.values():
         lines += [
             "",
             "Where the target is not even, the distance to it is what counts: half the sum of the absolute differences "
