@@ -9,7 +9,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":  # which has not the locks and the signals that runs are kept safe with
+    raise ImportError("fairjax runs on Linux and macOS; on Windows, install it inside of WSL")
 
 if TYPE_CHECKING:
     from fairjax.api import classes, classify, finetune, measure_bias

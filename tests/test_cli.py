@@ -19,6 +19,7 @@ from running import states
 from small_world import SIDE, arguments
 
 import eval as eval_program
+import fairjax
 import train as train_program
 from fairjax import generate, parallel
 from fairjax.config import Experiment
@@ -233,6 +234,12 @@ def test_help_starts_no_jax(program):
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--training.steps" in shown and "optimizer steps" in shown
+
+
+def test_windows_is_told_where_it_works(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ImportError, match="on Windows, install it inside of WSL"):
+        importlib.reload(fairjax)
 
 
 def installed_without_fairjax(name, version=importlib.metadata.version):
