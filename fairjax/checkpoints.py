@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ DAMAGED = "damaged"
 """Where checkpoints go that are not what was written."""
 
 _DISCARDED = ".discarded"
+
+_LOOKS = (0, 0.1, 0.4)
+"""Seconds before each look for what is left of a checkpoint that failed: orbax may still write when it says so."""
 
 
 class Unsaved(OSError):
@@ -148,11 +152,13 @@ class Checkpoints:
         reason = _of_the_system(error)
         if reason is None:
             raise error
-        for unfinished in self._folder.glob(f"{step}*"):  # of a full disk it is what fills it
-            if not _sealed(unfinished) and unfinished.name.partition(".")[0] == str(step):
-                shutil.rmtree(unfinished, ignore_errors=True)
         with contextlib.suppress(OSError, ValueError):  # it tells of the same error again
             self._manager.close()
+        for pause in _LOOKS:
+            time.sleep(pause)
+            for unfinished in self._folder.glob(f"{step}*"):  # of a full disk it is what fills it
+                if not _sealed(unfinished) and unfinished.name.partition(".")[0] == str(step):
+                    shutil.rmtree(unfinished, ignore_errors=True)
         self._open()
         return Unsaved(f"checkpoint {step} could not be saved in {self._folder}: {reason}")
 

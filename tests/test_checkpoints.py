@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,23 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_wh
     kept.save(5, STATE | {"step": np.int32(5)})
     kept.close()
     assert newest(folder) == (5, 5)
+
+
+def test_what_is_still_being_written_after_a_failure_goes_too(folder, monkeypatch):
+    """The thread that fails first tells of it, and others may be at work in the same folder."""
+    kept = Checkpoints(folder, keep=3)
+
+    def late(seconds):
+        if seconds and not (folder / "late").exists():
+            (folder / "late").touch()
+            (folder / "4.orbax-checkpoint-tmp" / "default").mkdir(parents=True)
+
+    monkeypatch.setattr(checkpoints, "time", types.SimpleNamespace(sleep=late))
+    with full_disk(), pytest.raises(Unsaved):
+        kept.save(4, STATE)
+        kept.finish()
+    assert (folder / "late").exists() and not list(folder.glob("4*"))
+    kept.close()
 
 
 def test_what_was_given_is_saved_though_it_changes_before_it_is_written(tmp_path):
