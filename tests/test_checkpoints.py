@@ -140,6 +140,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before_and_takes_the_next_wh
     assert newest(folder) == (5, 5)
 
 
+@pytest.mark.faults("a full disk, and a thread that goes on writing")
 def test_what_is_still_being_written_after_a_failure_goes_too(folder, monkeypatch):
     """The thread that fails first tells of it, and others may be at work in the same folder."""
     kept = Checkpoints(folder, keep=3)
