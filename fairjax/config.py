@@ -254,7 +254,11 @@ class TrainingSection(Section):
 
 class LossSection(Section):
     threshold: float = Field(
-        0.2, ge=0, le=1, description="images less certain of their target get none; 0.2 in the paper, too"
+        0.2,
+        ge=0,
+        le=1,
+        description="how uncertain an image may be of its target to be given it: 0 not at all, 1 however much; 0.2 in "
+        "the paper, too",
     )
     num_sets: Annotated[int, Field(ge=1, le=100_000)] = Field(
         500, description="how many sets of labels are drawn for a prompt's targets, where all cannot be gone through"

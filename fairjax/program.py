@@ -42,13 +42,13 @@ def blame(subject: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{subject}: {_refused(error, subject)}") from error
+        raise UserError(f"{subject}: {refused(error, subject)}") from error
     except (ValueError, ImportError) as error:
         raise UserError(f"{subject}: {error}") from error
 
 
-def _refused(error: OSError, told: str = "") -> str:
-    """What the system would not do, and of which file, if that is not told yet."""
+def refused(error: OSError, told: str = "") -> str:
+    """What the system would not do, and of which file, if `told` does not have it yet."""
     where = "" if error.filename is None or str(error.filename) in told else f"{error.filename}: "
     return where + (error.strerror.lower() if error.strerror else str(error))
 
@@ -103,7 +103,7 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
             if isinstance(error, BrokenPipeError) and _unread(out):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # else Python would complain when it ends
                 return _leaving(1)
-            print(f"error: {_line(_refused(error))}", file=sys.stderr)
+            print(f"error: {_line(refused(error))}", file=sys.stderr)
             return _leaving(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -142,7 +142,7 @@ class _Lasting:
         except OSError as error:
             if not self._told:
                 self._told = True  # first: it may be there that nothing is taken
-                print(f"warning: not all that is told can be printed: {_refused(error)}", file=sys.stderr, flush=True)
+                print(f"warning: not all that is told can be printed: {refused(error)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -235,6 +235,17 @@ def test_where_tensorboard_cannot_write_a_run_goes_on_without(tmp_path, capsys):
     assert error.startswith("warning: TensorBoard gets nothing: ") and error.count("\n") == 1
 
 
+def test_a_refusal_without_a_number_of_the_system_is_told_in_its_own_words(tmp_path, monkeypatch, capsys):
+    """As of what is not the system's own: `OSError("...")` has no strerror, and the run was ended by the warning."""
+
+    def refusing(*args, **kwargs):
+        raise OSError("the bucket is locked")
+
+    monkeypatch.setattr("fairjax.training.log.SummaryWriter", refusing)
+    assert lines_after(tmp_path, "", 0) == [1]
+    assert "cannot be written: the bucket is locked" in capsys.readouterr().err
+
+
 def events(folder):
     """The records of TensorBoard's files: length (8 bytes), its checksum (4), the event, its checksum (4)."""
     for file in sorted(folder.glob("events*")):

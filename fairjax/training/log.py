@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventFileWriter
 
 from fairjax import files, parallel
 from fairjax.config import LOG
-from fairjax.program import UserError
+from fairjax.program import UserError, refused
 from fairjax.training.finetuning import StepReport
 
 _QUEUE = 10_000
@@ -86,7 +86,7 @@ class Log:
             self._full = False
         except OSError as error:
             if not self._full:
-                _warn(f"{self._file.name} cannot be written: {error.strerror.lower()}")
+                _warn(f"{self._file.name} cannot be written: {refused(error, self._file.name)}")
             self._full = True
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
     try:
         return SummaryWriter(str(folder), purge_step=start + 1, max_queue=_QUEUE, flush_secs=10)
     except OSError as error:
-        _warn(f"TensorBoard gets nothing: {folder} cannot be written: {error.strerror.lower()}")
+        _warn(f"TensorBoard gets nothing: {folder} cannot be written: {refused(error, str(folder))}")
         return None
 
 

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from fairjax.program import refused
+
 STALLS = "stalls.txt"
 """Where in a run's folder the stacks of all threads go when no step comes."""
 
@@ -77,5 +79,5 @@ class Watch:
                 faulthandler.dump_traceback(file, all_threads=True)
                 file.write("\n")
         except OSError as error:
-            where = f"{self._file} cannot be written: {error.strerror.lower()}"
+            where = f"{self._file} cannot be written: {refused(error, str(self._file))}"
         print(f"warning: {what}; {where}", file=sys.stderr, flush=True)
