@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 from fairjax import arguments
-from fairjax.config import Experiment, config_of
+from fairjax.config import Experiment, Solver, config_of
 from fairjax.program import Parser, UserError, blame, command
 from fairjax.schema import load
 
@@ -22,9 +23,7 @@ def _parser() -> Parser:
     parser.add_argument("--num", type=int, default=16, help="images of each prompt (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--steps", type=int, default=25, help="solver steps (default: 25)")
-    parser.add_argument(
-        "--solver", choices=("dpm-solver++", "ddim"), default="dpm-solver++", help="(default: dpm-solver++)"
-    )
+    parser.add_argument("--solver", choices=get_args(Solver), default="dpm-solver++", help="(default: dpm-solver++)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's, else the model's)")
     parser.add_argument("--output", type=Path, default=Path("images"), help="where the images go (default: images)")
     return parser

@@ -201,6 +201,22 @@ def test_pictures_are_prepared_as_the_folder_of_a_network_says(models, tmp_path)
     assert usual[1:] == (CLIP, 56) and own.image_size == 56  # what its configuration says
 
 
+def test_a_network_of_another_kind_is_read_by_its_entry_alone(models, tmp_path, monkeypatch):
+    """Of what its configuration says, CLIP's, which refuses this activation and these patches, is not asked."""
+    folder = shutil.copytree(models / "dinov2", tmp_path / "other")
+    fields = json.loads((folder / "config.json").read_text())
+    said = fields | {"model_type": "other", "hidden_act": "gelu_pytorch_tanh", "image_size": 60, "side": 40}
+    (folder / "config.json").write_text(json.dumps(said))
+
+    def load(folder, dtype, *, weights):
+        return reading.vision.load_dinov2(models / "dinov2", dtype, weights=weights)
+
+    kind = reading._VISION["dinov2"]._replace(load=load, image_size=lambda fields: fields["side"])
+    monkeypatch.setitem(reading._VISION, "other", kind)
+    ((other, _),) = reading.semantics_of(JudgesSection(semantics=(str(folder),)))
+    assert other[1:] == (DINOV2, 40)
+
+
 def test_networks_of_one_name_are_told_apart_and_none_is_asked_twice(models, tmp_path):
     folders = [shutil.copytree(models / "dinov2", tmp_path / owner / "net") for owner in ("a", "b")]
     section = JudgesSection(semantics=(*map(str, folders), str(models / "clip")))

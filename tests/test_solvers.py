@@ -1,6 +1,7 @@
 """Noise schedule and solver tables against diffusers in float64, and the golden numbers of the design."""
 
 import contextlib
+from typing import get_args
 
 import diffusers
 import jax.numpy as jnp
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from fairjax import generate
+from fairjax.config import Solver
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.diffusion.solvers import (
+    SOLVERS,
     Steps,
     advance,
     ancestral_influence,
@@ -34,6 +38,11 @@ SD15 = {  # Stable Diffusion 1.5's scheduler_config.json
     "clip_sample": False,
 }
 SCHEDULERS = {"dpm-solver++": diffusers.DPMSolverMultistepScheduler, "ddim": diffusers.DDIMScheduler}
+
+
+def test_every_solver_is_compared_with_diffusers_and_can_be_asked_for():
+    (solver,) = (action for action in generate._parser()._actions if action.dest == "solver")
+    assert set(SOLVERS) == set(SCHEDULERS) == set(get_args(Solver)) == set(solver.choices)
 
 
 def network(x, timestep):
@@ -253,8 +262,8 @@ def test_steps_that_fall_together_or_out_of_the_schedule_are_refused(solver, num
 
 def test_wrong_requests_are_refused_by_name():
     schedule = NoiseSchedule.from_dict(SD15)
-    with pytest.raises(ValueError, match="euler.*ddim"):
-        table(schedule, "euler", 5)
+    with pytest.raises(ValueError, match="no such.*ddim"):
+        table(schedule, "no such", 5)
     with pytest.raises(ValueError, match="max_steps = 0"):
         table(schedule, "ddim", 0)
     with pytest.raises(ValueError, match="clip_sample"):

@@ -14,7 +14,9 @@ import pytest
 from small_world import SIDE, fields
 
 from fairjax import parallel
-from fairjax.config import Experiment
+from fairjax.config import Experiment, LossSection
+from fairjax.faces.judges import Verdict
+from fairjax.faces.located import Faces
 from fairjax.fairness.targets import targets
 from fairjax.pipeline import image_keys
 from fairjax.schema import load
@@ -407,3 +409,21 @@ def test_steps_on_the_same_noise_and_prompts_lower_the_fairness_loss(case):
         state, scalars, _ = case.take(case.finetuning._frozen, state)
         losses.append(scalars["loss/fairness"])
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_loss_of_another_name_is_added_with_the_weight_of_its_name(monkeypatch):
+    """So that one more is named where it is computed and where its weight is, and nowhere else."""
+
+    class Weights(LossSection):
+        another: float = 3.0
+
+    n, sees = 4, np.array([True, True, False, True])
+    verdict = Verdict({"gender": jnp.zeros((n, 2))}, Faces(None, None, None, sees), None)
+    each = {"fairness": jnp.full(n, 2.0), "another": jnp.arange(n)}
+    seen = ([jnp.full((1, n, 2), 0.5)], sees[None]), [jnp.zeros(n, int)], jnp.zeros(n, bool)
+    monkeypatch.setattr(steps.Step, "losses_of", lambda *_: (each, (verdict, verdict), seen))
+    monkeypatch.setattr(steps.Step, "_asked_for_somebody", lambda *_: jnp.ones(n, bool))
+    step = steps.Step(None, None, ("gender",), (None,), None, Weights())
+    batch = steps.Batch(jnp.zeros((1, 5), int), None, None, jnp.full((1, 2), 0.5), None, None)
+    total, scalars = step.total_loss(None, None, None, batch)
+    assert total == scalars["loss"] == 2 + 3 * 1.5 and scalars["loss/another"] == 1.5

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +23,37 @@ from fairjax.faces.located import FixedBox, Locator
 from fairjax.hub import NETWORK, PORTRAITS, commit_of, find
 from fairjax.models.clip import CLIPVisionConfig
 from fairjax.models.configs import typed
-from fairjax.models.functional import Params, cast
+from fairjax.models.functional import Network, Params, cast
 
 Detector = detection.Detector | insight.InsightDetector
 """A locator that can show all faces of a picture, too."""
 
 _PICKLES = (".pt", ".pth")
+
+
+class _Vision(NamedTuple):
+    """A kind of network of the image semantics."""
+
+    load: Callable[..., tuple[Network, Params]]  # from its folder, as in `fairjax.convert.vision`
+    statistics: semantics.Statistics  # where its folder has none
+    image_size: Callable[[Mapping[str, Any]], int]  # of its config.json, the side of the images it is shown
+
+
+def _clip_size(fields: Mapping[str, Any]) -> int:
+    return CLIPVisionConfig.from_dict(fields).image_size
+
+
+def _dinov2_size(fields: Mapping[str, Any]) -> int:
+    """It interpolates its positions, so that it sees what CLIP sees."""
+    return geometry.CROP_SIZE
+
+
 _VISION = {
-    "clip": (vision.load_clip_vision, semantics.CLIP),
-    "clip_vision_model": (vision.load_clip_vision, semantics.CLIP),
-    "dinov2": (vision.load_dinov2, semantics.DINOV2),
+    "clip": _Vision(vision.load_clip_vision, semantics.CLIP, _clip_size),
+    "clip_vision_model": _Vision(vision.load_clip_vision, semantics.CLIP, _clip_size),
+    "dinov2": _Vision(vision.load_dinov2, semantics.DINOV2, _dinov2_size),
 }
-"""By the `model_type` of a published config.json: how it is read, and the statistics where its folder has none."""
+"""By the `model_type` of a published config.json."""
 
 
 def judges(section: JudgesSection, dtype: str = "float32", *, weights: bool = True) -> Judges:
@@ -209,7 +229,7 @@ def _semantics(name: str, field: str, dtype: jnp.dtype, weights: bool = True) ->
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in _VISION:
         raise ValueError(f"{folder}/config.json: model_type = {kind!r} must be one of {', '.join(_VISION)}")
-    load, statistics = _VISION[kind]
+    load, statistics, image_size = _VISION[kind]
     if (folder / "preprocessor_config.json").is_file():
         said = files.read_json(folder / "preprocessor_config.json")
         if "image_mean" in said and "image_std" in said:
@@ -219,11 +239,9 @@ def _semantics(name: str, field: str, dtype: jnp.dtype, weights: bool = True) ->
                 raise ValueError(f"{where}: image_std = {list(std)} must be above 0")
             statistics = semantics.Statistics(mean, std)
     network, params = load(folder, dtype, weights=weights)
-    # DINOv2 interpolates its positions, so that it sees what CLIP sees
-    size = geometry.CROP_SIZE if kind == "dinov2" else CLIPVisionConfig.from_dict(fields).image_size
     cast_all = functools.partial(cast, dtype=dtype)
     narrow = cast_all(params) if weights else jax.eval_shape(cast_all, params)
-    return Semantics(network, statistics, size), narrow
+    return Semantics(network, statistics, image_size(fields)), narrow
 
 
 def face(name: str) -> tuple[FaceEmbedding, Params]:

@@ -101,7 +101,7 @@ class Step:
         """
         each, verdicts, (everyone, labels, without) = self.losses_of(images, original, frozen, batch)
         asked = self._asked_for_somebody(batch)
-        weights = {"fairness": 1.0} | {name: getattr(self.loss, name) for name in ("image", "face", "other_attributes")}
+        weights = {name: 1.0 if name == "fairness" else getattr(self.loss, name) for name in each}
         total = jnp.mean(sum(weights[name] * value for name, value in each.items()))
         sound = [jnp.isfinite(logits).all() for verdict in verdicts for logits in verdict.logits.values()]
         scalars = {
