@@ -131,7 +131,8 @@ def _split_cpu(limit: int = 8) -> None:
     One program that shares a batch between two cores runs at one and a half times the speed of one that shares each
     convolution between them; accelerators are not touched. Results do not depend on the number of devices.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    flag, number = "xla_force_host_platform_device_count", jax.config.jax_num_cpu_devices  # -1 where none is set
+    if flag in os.environ.get("XLA_FLAGS", "") or number > 0:
         return
     cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, limit)
     try:

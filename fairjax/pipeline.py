@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from transformers import CLIPTokenizer
 
-from fairjax import arguments, files, hub, kinds, memory, parallel
+from fairjax import arguments, draws, files, hub, kinds, memory, parallel
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import lora
 from fairjax.adapters.bundle import Bundle
@@ -311,7 +311,7 @@ class Pipeline:
         states = self._encoded(merged, np.concatenate([empty, ids]), mesh)
         program = generation(self, mesh, guidance_scale)
         table = solver_table(self.schedule, solver, self._table_steps(num_steps))
-        always = (states[:1], jax.random.key(seed), table, np.int32(num_steps))
+        always = (states[:1], draws.key(seed), table, np.int32(num_steps))
         unconditional, key, table, num_steps = parallel.replicate(always, mesh)
         networks = {name: merged[name] for name in ("unet", "vae")}
         size = -(-batch_size // mesh.size) * mesh.size
@@ -349,7 +349,7 @@ class Pipeline:
         states = jax.eval_shape(self.encode, self.params, {}, jax.ShapeDtypeStruct((count, length), jnp.int32))
         empty = jax.ShapeDtypeStruct((1, *states.shape[1:]), states.dtype)
         table = solver_table(self.schedule, "dpm-solver++", self._table_steps(num_steps))  # for its shapes alone
-        always = (params, empty, jax.random.key(0), table, np.int32(num_steps))
+        always = (params, empty, draws.key(0), table, np.int32(num_steps))
         params, empty, key, table, steps = parallel.shapes(always, mesh)
         own = (states, jax.ShapeDtypeStruct((count, 2), jnp.int32))
         own, rows = parallel.shapes(own, mesh, parallel.SPREAD)

@@ -201,6 +201,14 @@ def test_a_user_who_counts_in_float64_gets_the_same_images(small_world):
     np.testing.assert_array_equal(wide, usual)
 
 
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_a_user_who_has_jax_draw_otherwise_gets_the_same_images(small_world, generator):
+    usual = fairjax.Pipeline.from_pretrained(small_world).generate(["a pilot"], num_images=3, num_steps=2)
+    with jax.default_prng_impl(generator):
+        otherwise = fairjax.Pipeline.from_pretrained(small_world).generate(["a pilot"], num_images=3, num_steps=2)
+    np.testing.assert_array_equal(otherwise, usual)
+
+
 def test_checkers_of_types_read_the_package():
     package = Path(fairjax.__file__).parent
     assert (package / "py.typed").is_file()

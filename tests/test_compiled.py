@@ -57,6 +57,15 @@ def test_a_cpu_is_as_many_devices_as_it_has_cores(cores, devices):
     assert run.stdout == f"{devices}\n", run.stderr
 
 
+@pytest.mark.parametrize("variable", ["JAX_NUM_CPU_DEVICES=3", "XLA_FLAGS=--xla_force_host_platform_device_count=3"])
+def test_a_number_of_devices_that_a_user_has_set_stays(variable):
+    program = "import fairjax; fairjax.prepare()\nimport jax; print(jax.device_count()); fairjax.prepare()"
+    name, _, value = variable.partition("=")
+    environment = os.environ | {"XLA_FLAGS": ""} | {name: value}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert (run.stdout, run.returncode) == ("3\n", 0), run.stderr
+
+
 def test_who_prepares_too_late_is_told_so():
     """As in a notebook, whose devices stay as they are."""
     program = (

@@ -94,6 +94,11 @@ def test_a_step_does_not_depend_on_the_number_of_devices(on_one_device, on):
     assert_the_same(on_one_device, first_step(on(8)))
 
 
+def test_a_step_does_not_depend_on_what_a_user_has_jax_draw_with(on_one_device, small_world):
+    with jax.default_prng_impl("rbg"):
+        assert_the_same(first_step(finetuning(small_world, 2)), on_one_device)
+
+
 def test_a_step_does_not_depend_on_how_many_images_networks_see_at_a_time(on_one_device, one_device, small_world):
     """Five do not divide the 24 of this device. Memory is what it saves."""
     parts = finetuning(small_world, 1, **{"training.microbatch": 5})

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import files
+from fairjax import draws, files
 from fairjax.faces import chips, learning
 from fairjax.faces import classifier as classifiers
 from fairjax.faces.chips import Finder
@@ -106,7 +106,7 @@ def train(
     labels = {attribute: values[trained.places] for attribute, values in trained.labels.items()}
     pixels = varied(trained.images, trained.places)
     loss, batch = learning.classification(classifier, pixels, labels, plan.batch_size, seed, radius, balanced=True)
-    key = jax.random.key(seed)
+    key = draws.key(seed)
     params = classifier.network.init(jax.random.fold_in(key, 0))
     params = fit(name, output / _WORK / name, plan, params, loss, batch, jax.random.fold_in(key, 1), console)
     params = learning.restated(classifier, params, [batch(plan.steps + extra)["images"] for extra in range(_RESTATED)])

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from transformers import CLIPTokenizer
 
-from fairjax import parallel
+from fairjax import draws, parallel
 from fairjax.convert import folders
 from fairjax.diffusion.schedule import NoiseSchedule
 from fairjax.faces import learning
@@ -76,7 +76,7 @@ class Pretraining:
         folder = self.folder / name
         if (folder / "model.safetensors").is_file():
             return folders.load(network, folder, "model")
-        key = jax.random.fold_in(jax.random.key(SEED), list(self.fits).index(name))
+        key = jax.random.fold_in(draws.key(SEED), list(self.fits).index(name))
         params = network.init(jax.random.fold_in(key, 0)) | (changes or {})
         loss, batch = problem(self.fits[name])
         params = fit(name, folder, self.fits[name], params, loss, batch, jax.random.fold_in(key, 1), self.console)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import memory, parallel, tables
+from fairjax import draws, memory, parallel, tables
 from fairjax.adapters import bundle as bundles
 from fairjax.adapters import soft_prompt
 from fairjax.adapters.bundle import Bundle
@@ -80,7 +80,7 @@ class Finetuning:
         self._check()
         training = config.training
         self._table = solver_table(self.pipeline.schedule, training.solver, training.num_steps[1])
-        self._key = jax.random.key(config.seed)
+        self._key = draws.key(config.seed)
         self._compile = functools.cache(lambda microbatch: self._lower(self._step_at(microbatch)).compile())
         self.microbatch = training.microbatch or self._fitting()
         self._step = self._step_at(self.microbatch)
